@@ -1,0 +1,127 @@
+"""Files that are either whole or absent.
+
+Everything the pipeline keeps is written here: under a temporary name beside the target, flushed to the disk, renamed,
+and the folder flushed too, so that a crash at any instant leaves the old file or the new one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from snac_pipeline.errors import PipelineError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents, or raise a PipelineError that names the folder that cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PipelineError(
+            f"cannot create the folder {path}: {error.strerror}; choose another `home` in pipeline.yaml "
+            "or give this user write permission there"
+        ) from error
+    return path
+
+
+def flush_folder(folder: Path) -> None:
+    """fsync a folder, which makes the renames and unlinks inside it durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success it becomes `path`, on any failure it is removed."""
+    make_folder(path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX, suffix=path.suffix)
+    except OSError as error:
+        raise PipelineError(
+            f"cannot write in {path.parent}: {error.strerror}; choose another `home` in pipeline.yaml "
+            "or give this user write permission there"
+        ) from error
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    make_folder(path.parent)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        flush_folder(temporary)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        flush_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write an Arrow table as zstd parquet with page checksums, atomically. `options` go to pyarrow."""
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, **{"compression": "zstd", "write_page_checksum": True, **options})
+
+
+def read_parquet(path: Path, **options: Any) -> pa.Table:
+    """Read a parquet file, verifying the checksum of every page."""
+    return pq.read_table(path, page_checksum_verification=True, **options)
+
+
+def content_digest(path: str | bytes | os.PathLike) -> str:
+    """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
+    hasher = xxhash.xxh3_128()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def value_digest(value: Any) -> str:
+    """xxh3_128 of a JSON-like value in canonical form; equal values have equal digests."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return xxhash.xxh3_128_hexdigest(canonical.encode())

@@ -1,0 +1,9 @@
+"""The SNAC codec: model, geometry, heads, loading and saving."""
+
+from snac_pipeline.codec.heads import double_rate
+from snac_pipeline.codec.hub import weights_digest
+from snac_pipeline.codec.model import SNAC, fixed_weights
+from snac_pipeline.codec.noise import Noise, NoiseMode
+from snac_pipeline.codec.spec import CodecSpec
+
+__all__ = ["SNAC", "CodecSpec", "Noise", "NoiseMode", "double_rate", "fixed_weights", "weights_digest"]

@@ -1,0 +1,109 @@
+"""Codec folders: config.json + weights, local or on the Hugging Face hub, in the layout of the published models."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from torch import nn
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import atomic_folder, write_json
+
+SAFETENSORS = "model.safetensors"
+PICKLE = "pytorch_model.bin"
+
+
+def resolve(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a codec: `source` itself when it is a folder, else the hub's snapshot of that id.
+
+    revision, cache_dir, local_files_only: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured too.
+    Raises PipelineError, in one sentence, for an id that does not exist or cannot be reached.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    name = str(source)
+    if isinstance(source, Path) or name.startswith((".", os.sep, "~")) or name.count("/") != 1:
+        raise PipelineError(f"{name} is neither a folder nor a hub id; give a folder with config.json, or owner/name")
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=["config.json", SAFETENSORS, PICKLE],
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise PipelineError(f"the hub has no revision {revision!r} of {name}") from error
+    except RepositoryNotFoundError as error:
+        raise PipelineError(f"the hub has no codec {name} that you may read; check the id, or log in") from error
+    except HFValidationError as error:
+        raise PipelineError(f"{name} is neither a folder here nor a valid hub id (owner/name)") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise PipelineError(
+            f"{name} is no folder here, is not in the local hub cache, and the hub cannot be reached; "
+            "check the spelling or the connection, or give a folder"
+        ) from error
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights in `folder` strictly into `model`; PipelineError names what does not fit."""
+    state = read_weights(folder)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        raise PipelineError(
+            f"the weights in {folder} do not fit its config.json: {lines[0][:300]}"
+            + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
+        ) from error
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a codec folder: model.safetensors, or else pytorch_model.bin (loaded without code)."""
+    try:
+        if (folder / SAFETENSORS).exists():
+            return safetensors.torch.load_file(folder / SAFETENSORS)
+        if (folder / PICKLE).exists():
+            return torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise PipelineError(f"the weights in {folder} cannot be read ({error}); download or copy them again") from error
+    raise PipelineError(f"{folder} holds neither {SAFETENSORS} nor {PICKLE}")
+
+
+def save(model: nn.Module, folder: Path) -> Path:
+    """Write `model` (with a .spec) as a codec folder."""
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "config.json", model.spec.to_dict())
+        state = {key: value.contiguous() for key, value in model.state_dict().items()}
+        safetensors.torch.save_file(state, temporary / SAFETENSORS, metadata={"format": "pt"})
+    return folder
+
+
+def weights_digest(state: dict[str, torch.Tensor], prefixes: tuple[str, ...] = ("",)) -> str:
+    """A digest of the tensors whose keys start with one of `prefixes`: names, types, shapes and bytes.
+
+    Independent of the file format, so that the same weights as .bin and .safetensors have one digest.
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for key in sorted(k for k in state if k.startswith(prefixes)):
+        tensor = state[key].detach().cpu().contiguous()
+        hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()

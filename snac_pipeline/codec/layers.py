@@ -1,0 +1,198 @@
+"""The building blocks of SNAC. Module names and order are those of the published state dicts.
+
+Axes: B batch, C channels, T samples or latents, W windows, H heads, N positions in a window, D dimensions.
+"""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from snac_pipeline.codec.noise import Noise
+
+SNAKE_EPSILON = 1e-9
+ATTENTION_HEAD_DIM = 64
+
+
+def conv(*args, **kwargs) -> nn.Conv1d:
+    """Weight-normalised Conv1d."""
+    return weight_norm(nn.Conv1d(*args, **kwargs))
+
+
+def transposed_conv(*args, **kwargs) -> nn.ConvTranspose1d:
+    """Weight-normalised ConvTranspose1d; its gain is per input channel, as in the published weights."""
+    return weight_norm(nn.ConvTranspose1d(*args, **kwargs))
+
+
+def snake(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
+    """x + sin^2(a x) / (a + eps). Ziyin et al., 2020, "Neural networks fail to learn periodic functions"."""
+    return torch.addcmul(x_BCT, (alpha_1C1 + SNAKE_EPSILON).reciprocal(), torch.sin(alpha_1C1 * x_BCT).square_())
+
+
+def snake_gradients(x_BCT: Tensor, alpha_1C1: Tensor, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `snake` for x and alpha, from x alone.
+
+    d/dx = 1 + a sin(2ax) / (a+e);  d/da = x sin(2ax) / (a+e) - sin^2(ax) / (a+e)^2;  sin(2p) = 2 sin(p) cos(p).
+    """
+    inverse = (alpha_1C1 + SNAKE_EPSILON).reciprocal()
+    phase = alpha_1C1 * x_BCT
+    sine = torch.sin(phase)
+    double_sine = 2.0 * sine * torch.cos(phase)
+    grad_x = grad_BCT + grad_BCT * double_sine * (alpha_1C1 * inverse)
+    slope = x_BCT * double_sine - sine * sine * inverse
+    return grad_x, (grad_BCT * slope).sum(dim=(0, 2), keepdim=True) * inverse
+
+
+class SnakeFunction(torch.autograd.Function):
+    """`snake` that keeps only x and alpha for the backward pass; autograd would keep a x and sin(a x) as well."""
+
+    kernels: ClassVar[tuple[Callable, Callable]] = (snake, snake_gradients)
+
+    @staticmethod
+    def forward(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
+        return SnakeFunction.kernels[0](x_BCT, alpha_1C1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
+        return SnakeFunction.kernels[1](*ctx.saved_tensors, grad_BCT)
+
+
+def compile_snake() -> None:
+    """Use fused Snake kernels in training, in this process, from now on.
+
+    Snake is two thirds of a training step on a CPU, nearly all of it memory traffic; fused it takes a sixth of the
+    time. Needs a C++ compiler on a CPU; raises what torch.compile raises where there is none.
+    """
+    compiled = torch.compile(snake, dynamic=True), torch.compile(snake_gradients, dynamic=True)
+    x, alpha = torch.randn(2, 3, 5), torch.ones(1, 3, 1)
+    compiled[1](x, alpha, compiled[0](x, alpha))
+    SnakeFunction.kernels = compiled
+
+
+class Snake(nn.Module):
+    """Periodic activation with one frequency per channel. (B, C, T) -> (B, C, T)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
+            return SnakeFunction.apply(x_BCT, self.alpha)
+        return snake(x_BCT, self.alpha)
+
+
+class ResidualUnit(nn.Module):
+    """Snake, dilated conv of kernel 7, Snake, 1x1 conv, plus the input. (B, C, T) -> (B, C, T)."""
+
+    def __init__(self, channels: int, dilation: int, groups: int):
+        super().__init__()
+        self.block = nn.Sequential(
+            Snake(channels),
+            conv(channels, channels, kernel_size=7, dilation=dilation, padding=3 * dilation, groups=groups),
+            Snake(channels),
+            conv(channels, channels, kernel_size=1),
+        )
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        return x_BCT + self.block(x_BCT)
+
+
+def residual_units(channels: int, depthwise: bool) -> list[ResidualUnit]:
+    """The three residual units (dilations 1, 3, 9) of every block."""
+    groups = channels if depthwise else 1
+    return [ResidualUnit(channels, dilation, groups) for dilation in (1, 3, 9)]
+
+
+class EncoderBlock(nn.Module):
+    """Residual units, then a strided conv that doubles the channels. (B, C, T) -> (B, 2C, T // stride)."""
+
+    def __init__(self, channels: int, stride: int, depthwise: bool):
+        super().__init__()
+        self.block = nn.Sequential(
+            *residual_units(channels, depthwise),
+            Snake(channels),
+            conv(channels, 2 * channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)),
+        )
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        return self.block(x_BCT)
+
+
+class NoiseBlock(nn.Module):
+    """x + n * (W x) with one noise sample n per time step, shared by the channels. (B, C, T) -> (B, C, T)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.linear = conv(channels, channels, kernel_size=1, bias=False)
+
+    def forward(self, x_BCT: Tensor, noise_B1T: Tensor | None) -> Tensor:
+        return x_BCT if noise_B1T is None else torch.addcmul(x_BCT, noise_B1T, self.linear(x_BCT))
+
+
+class DecoderBlock(nn.Module):
+    """Snake, upsampling that halves the channels, noise, residual units. (B, C, T) -> (B, C // 2, T * stride)."""
+
+    def __init__(self, channels: int, stride: int, noise: bool, depthwise: bool):
+        super().__init__()
+        upsample = transposed_conv(
+            channels,
+            channels // 2,
+            kernel_size=2 * stride,
+            stride=stride,
+            padding=math.ceil(stride / 2),
+            output_padding=stride % 2,
+        )
+        noise_block = [NoiseBlock(channels // 2)] if noise else []
+        self.block = nn.Sequential(Snake(channels), upsample, *noise_block, *residual_units(channels // 2, depthwise))
+
+    def forward(self, x_BCT: Tensor, noise: Noise, index: int, samples_per_latent: int) -> Tensor:
+        for module in self.block:
+            if isinstance(module, NoiseBlock):
+                x_BCT = module(x_BCT, noise.draw(x_BCT, index, samples_per_latent))
+            else:
+                x_BCT = module(x_BCT)
+        return x_BCT
+
+
+class RotaryPositions(nn.Module):
+    """Angles of rotary position embedding inside one window (Su et al., 2021)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("inv_freq", 10000.0 ** (-torch.arange(0, dim, 2).float() / dim))
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Rotate the halves of the last axis of (..., N, D) by their positions along N."""
+        positions = torch.arange(x_ND.shape[-2], device=x_ND.device, dtype=self.inv_freq.dtype)
+        angles = torch.outer(positions, self.inv_freq).repeat(1, 2)
+        first, second = x_ND.chunk(2, dim=-1)
+        return x_ND * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()
+
+
+class LocalAttention(nn.Module):
+    """Self-attention inside non-overlapping windows, plus the input. (B, C, T) -> (B, C, T), T whole windows."""
+
+    def __init__(self, dim: int, window: int):
+        super().__init__()
+        self.window = window
+        self.heads = dim // ATTENTION_HEAD_DIM
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.rel_pos = RotaryPositions(ATTENTION_HEAD_DIM)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        qkv = self.to_qkv(self.norm(x_BCT.transpose(1, 2)))
+        q, k, v = rearrange(qkv, "b (w n) (three h d) -> three b h w n d", three=3, h=self.heads, n=self.window)
+        mixed = F.scaled_dot_product_attention(self.rel_pos(q), self.rel_pos(k), v)
+        return x_BCT + self.to_out(rearrange(mixed, "b h w n d -> b (w n) (h d)")).transpose(1, 2)

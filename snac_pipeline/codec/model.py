@@ -1,0 +1,218 @@
+"""SNAC, the multi-scale neural audio codec: audio -> hierarchical codes -> audio.
+
+Drop-in for the class of the same name in the PyPI package `snac` (Siuzdak et al., 2024): same state-dict keys, same
+codes, same audio under the same noise. Beyond it: noise as an argument, exact crops, and a second head at twice the
+rate. Axes: B batch, C channels, T samples, L latents, K levels.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from snac_pipeline.codec import hub
+from snac_pipeline.codec.heads import DoubleRateHead
+from snac_pipeline.codec.layers import DecoderBlock, EncoderBlock, LocalAttention, Snake, conv
+from snac_pipeline.codec.noise import Noise, NoiseMode
+from snac_pipeline.codec.quantizer import Quantized, ResidualQuantizer
+from snac_pipeline.codec.spec import CodecSpec
+from snac_pipeline.errors import PipelineError
+
+
+class Encoder(nn.Module):
+    """(B, 1, T) -> (B, latent_dim, T / hop_length)."""
+
+    def __init__(self, spec: CodecSpec):
+        super().__init__()
+        layers: list[nn.Module] = [conv(1, spec.encoder_dim, kernel_size=7, padding=3)]
+        channels = spec.encoder_dim
+        for rate in spec.encoder_rates:
+            layers.append(EncoderBlock(channels, rate, spec.depthwise))
+            channels *= 2
+        if spec.attn_window_size is not None:
+            layers.append(LocalAttention(channels, spec.attn_window_size))
+        groups = channels if spec.depthwise else 1
+        layers.append(conv(channels, channels, kernel_size=7, padding=3, groups=groups))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, audio_B1T: Tensor) -> Tensor:
+        return self.block(audio_B1T)
+
+
+class Decoder(nn.Module):
+    """(B, latent_dim, L) -> (B, 1, L * hop_length) at sampling_rate, through features that a second head can share."""
+
+    def __init__(self, spec: CodecSpec):
+        super().__init__()
+        width = spec.decoder_dim
+        if spec.depthwise:
+            latent = spec.latent_dim
+            layers = [conv(latent, latent, kernel_size=7, padding=3, groups=latent), conv(latent, width, kernel_size=1)]
+        else:
+            layers = [conv(spec.latent_dim, width, kernel_size=7, padding=3)]
+        if spec.attn_window_size is not None:
+            layers.append(LocalAttention(width, spec.attn_window_size))
+        for rate in spec.decoder_rates:
+            layers.append(DecoderBlock(width, rate, spec.noise, spec.depthwise))
+            width //= 2
+        layers += [Snake(width), conv(width, 1, kernel_size=7, padding=3), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def features(self, latents_BCL: Tensor, noise: Noise) -> Tensor:
+        """(B, latent_dim, L) -> (B, decoder_dim / 2**blocks, T): what the heads start from."""
+        x, index, samples_per_latent = latents_BCL, 0, 1
+        for module in self.trunk:
+            if isinstance(module, DecoderBlock):
+                samples_per_latent *= module.block[1].stride[0]
+                x = module(x, noise, index, samples_per_latent)
+                index += 1
+            else:
+                x = module(x)
+        return x
+
+    def head(self, features_BCT: Tensor) -> Tensor:
+        """The published head (Snake, conv, tanh): features -> (B, 1, T)."""
+        return self.model[-3:](features_BCT)
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """Everything before the published head."""
+        return self.model[:-3]
+
+
+class SNAC(nn.Module):
+    """A SNAC codec of any geometry.
+
+    Build it with `SNAC.from_pretrained`, `SNAC.from_config`, `SNAC(spec)`, or, like the upstream class, with the
+    fields of config.json as keywords.
+    """
+
+    def __init__(self, spec: CodecSpec | None = None, **config):
+        super().__init__()
+        self.spec = spec or CodecSpec.from_dict(config)
+        for name in ("sampling_rate", "hop_length", "latent_dim", "codebook_size", "codebook_dim", "attn_window_size"):
+            setattr(self, name, getattr(self.spec, name))
+        self.vq_strides = list(self.spec.vq_strides)
+        self.n_codebooks = self.spec.levels
+        self.encoder = Encoder(self.spec)
+        self.quantizer = ResidualQuantizer(self.spec)
+        self.decoder = Decoder(self.spec)
+        if max(self.spec.output_rates) > self.spec.sampling_rate:
+            width = self.spec.decoder_dim // 2 ** len(self.spec.decoder_rates)
+            self.double_rate_head = DoubleRateHead(width, self.spec.depthwise)
+
+    # ---- loading and saving ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: str | Path | dict) -> "SNAC":
+        """A randomly initialised codec from a config.json (path) or its content (dict)."""
+        return cls(CodecSpec.from_dict(config) if isinstance(config, dict) else CodecSpec.from_file(config))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options) -> "SNAC":
+        """Load a codec, in eval mode, from a folder or a Hugging Face hub id; options as in `hub.resolve`.
+
+        Raises PipelineError in one sentence when the source does not exist, cannot be reached, or its weights do not
+        fit its config.
+        """
+        folder = hub.resolve(source, **options)
+        model = cls(CodecSpec.from_file(folder / "config.json"))
+        hub.load_weights(model, folder)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json and model.safetensors, atomically as one folder."""
+        return hub.save(self, Path(folder))
+
+    # ---- audio -> codes ----------------------------------------------------------------------------------------
+
+    def preprocess(self, audio_B1T: Tensor) -> Tensor:
+        """Zero-pad at the right to whole units of coarse frames."""
+        length = audio_B1T.shape[-1]
+        return F.pad(audio_B1T, (0, self.spec.padded_length(length) - length))
+
+    def encode(self, audio_B1T: Tensor) -> list[Tensor]:
+        """Codes of audio at sampling_rate: one int64 tensor (B, F * tokens_per_frame[k]) for each level.
+
+        Items of a batch get the codes they would get alone when they have the same padded length and each is padded
+        with zeros to it, as `preprocess` does.
+        """
+        return self.quantize(audio_B1T).codes
+
+    def quantize(self, audio_B1T: Tensor) -> Quantized:
+        """`encode` with the quantized latents and what training from scratch needs."""
+        return self.quantizer(self.encoder(self.preprocess(audio_B1T)))
+
+    # ---- codes -> audio ----------------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        codes: Sequence[Tensor],
+        length: int | None = None,
+        *,
+        output_rate: int | None = None,
+        noise: NoiseMode = "upstream",
+        seed: int | Tensor = 0,
+        start_frame: int | Tensor = 0,
+    ) -> Tensor:
+        """Audio (B, 1, T) of codes, one (B, n_k) integer tensor for each level.
+
+        length: samples of the original at sampling_rate; the output is cut to the same duration.
+        output_rate: one of spec.output_rates (Hz); the first when None.
+        noise, seed, start_frame: see codec.noise; start_frame is the crop's first coarse frame in its utterance.
+        Raises PipelineError for ragged or out-of-range codes and unknown rates.
+        """
+        rate = output_rate or self.spec.output_rates[0]
+        if rate not in self.spec.output_rates:
+            raise PipelineError(f"this codec decodes to {self.spec.output_rates} Hz, not to {rate} Hz")
+        start = torch.as_tensor(start_frame) * self.spec.vq_strides[0]
+        audio = self.synthesize(self.dequantize(codes), Noise(noise, seed, start), (rate,))[rate]
+        return audio if length is None else audio[..., : length * rate // self.spec.sampling_rate]
+
+    def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
+        """Latents (B, C, L) of codes; raises PipelineError for ragged levels and codes outside the codebook."""
+        self.spec.frames_of([level.shape[-1] for level in codes])
+        codes = [level.long() for level in codes]
+        for k, level in enumerate(codes):
+            if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < self.spec.codebook_size:
+                raise PipelineError(
+                    f"codes of level {k} span {int(level.min())}..{int(level.max())}; "
+                    f"this codebook has 0..{self.spec.codebook_size - 1}"
+                )
+        return self.quantizer.from_codes(codes)
+
+    def synthesize(
+        self, latents_BCL: Tensor, noise: Noise, rates: Sequence[int], *, detach_native: bool = False
+    ) -> dict[int, Tensor]:
+        """Audio (B, 1, T) at each of `rates` from quantized latents, sharing the trunk.
+
+        detach_native: keep the double-rate head's loss out of the sampling_rate output that it starts from.
+        """
+        features = self.decoder.features(latents_BCL, noise)
+        native = self.decoder.head(features)
+        outputs = {}
+        for rate in rates:
+            if rate == self.spec.sampling_rate:
+                outputs[rate] = native
+            else:
+                outputs[rate] = self.double_rate_head(features, native.detach() if detach_native else native)
+        return outputs
+
+    def forward(self, audio_B1T: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Reconstruct audio: (audio of the input's length, codes), with upstream's noise."""
+        length = audio_B1T.shape[-1]
+        quantized = self.quantize(audio_B1T)
+        rate = self.spec.output_rates[0]
+        audio = self.synthesize(quantized.latents_BCL, Noise("upstream"), (rate,))[rate]
+        return audio[..., : length * rate // self.spec.sampling_rate], quantized.codes
+
+
+@contextlib.contextmanager
+def fixed_weights() -> Iterator[None]:
+    """Compute each weight-normalised weight once while this is entered; for many calls without training between."""
+    with parametrize.cached(), torch.inference_mode():
+        yield

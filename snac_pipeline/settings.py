@@ -1,0 +1,243 @@
+"""pipeline.yaml -> typed settings: what to work on, where to keep it, and with which devices.
+
+How to train is not here but in the recipes. Every unknown key is an error that names it; relative paths count from the
+folder of the file.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import yaml
+
+from snac_pipeline.errors import PipelineError
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
+"""Environment variable that names the settings file to use instead of ./pipeline.yaml."""
+
+DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
+
+
+class Section(pydantic.BaseModel):
+    """A part of the settings: unknown keys are refused, values do not change."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(Section):
+    """A named folder of recordings."""
+
+    path: Path
+    """The folder; every audio file below it belongs to the corpus."""
+    speaker: str | None = None
+    """Where in a file's path its speaker stands, e.g. "{speaker}/**"; None: the first folder below the root."""
+
+
+class SplitSettings(Section):
+    """How much speech is held out."""
+
+    val: float = pydantic.Field(0.05, gt=0, lt=1)
+    """Share of each corpus, by utterances, whose speakers training never hears."""
+
+
+class BaseCodecSettings(Section):
+    """The pretrained codec that everything starts from."""
+
+    source: str = "hubertsiuzdak/snac_24khz"
+    """A folder with config.json and weights, or a Hugging Face hub id."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+
+
+class CachingSettings(Section):
+    """How utterances are encoded. None of these changes a code."""
+
+    processes: int = pydantic.Field(0, ge=0)
+    """Worker processes; 0: one per GPU, or one per two CPU cores."""
+    batch_seconds: float = pydantic.Field(60.0, gt=0)
+    """Audio seconds that are encoded at once at most; bounds memory."""
+    part_utterances: int = pydantic.Field(2000, ge=1)
+    """Utterances in one parquet part at most; what a crash can cost."""
+    verify: int = pydantic.Field(64, ge=0)
+    """Utterances of every run that are encoded again alone and compared."""
+
+
+class DecoderSettings(Section):
+    """One decoder to train: its recipe and its starting point, an edge of the asset graph."""
+
+    recipe: Path
+    starts_from: Literal["base_codec", "decoder_24khz"] = "base_codec"
+
+
+def _default_decoders() -> dict[DecoderName, DecoderSettings]:
+    return {
+        "decoder_24khz": DecoderSettings(recipe=Path("recipes/phase10.yaml")),
+        "decoder_48khz": DecoderSettings(recipe=Path("recipes/phase11.yaml"), starts_from="decoder_24khz"),
+        "decoder_dual_head": DecoderSettings(recipe=Path("recipes/phase12.yaml")),
+    }
+
+
+class TrainingSettings(Section):
+    """Which recipe trains which decoder."""
+
+    decoders: dict[DecoderName, DecoderSettings] = pydantic.Field(default_factory=_default_decoders)
+    overlay: Path | None = None
+    """A file of recipe fields laid over every recipe, e.g. recipes/demo.yaml for a short run."""
+    limit: int | None = pydantic.Field(None, ge=1)
+    """Train on at most this many utterances, for a quick try; part of the run's identity."""
+
+    @pydantic.field_validator("decoders")
+    @classmethod
+    def _no_self_start(cls, decoders: dict[str, DecoderSettings]) -> dict[str, DecoderSettings]:
+        first = decoders.get("decoder_24khz")
+        if first is not None and first.starts_from != "base_codec":
+            raise ValueError("decoder_24khz cannot start from itself")
+        if first is None and any(d.starts_from == "decoder_24khz" for d in decoders.values()):
+            raise ValueError("a decoder starts from decoder_24khz, which is not listed")
+        return decoders
+
+
+class EvaluationSettings(Section):
+    """What is compared on the held-out utterances."""
+
+    limit: int | None = pydantic.Field(200, ge=1)
+    """Held-out utterances at most (a fixed sample); null: all."""
+    max_seconds: float = pydantic.Field(20.0, gt=0)
+    """Longer utterances are cut to this many seconds before they are compared."""
+    listen: int = pydantic.Field(4, ge=0)
+    """Utterances with pictures and sound in the report."""
+
+
+class TokenSettings(Section):
+    """Token statistics and byte-pair encoding."""
+
+    layout: Literal["frame", "level_offsets", "coarse_only"] = "frame"
+    merges: int = pydantic.Field(2000, ge=1)
+    sample_tokens: int = pydantic.Field(20_000_000, ge=1)
+
+
+class Settings(Section):
+    """All of pipeline.yaml. See the comments in the file that comes with the project."""
+
+    home: Path = Path("work")
+    """Where everything is written."""
+    corpora: dict[str, CorpusSettings] = pydantic.Field(min_length=1)
+    limit: int | None = pydantic.Field(None, ge=1)
+    """Use at most this many files of each corpus, spread over its speakers, for a quick try."""
+    split: SplitSettings = SplitSettings()
+    base_codec: BaseCodecSettings = BaseCodecSettings()
+    devices: list[str] = pydantic.Field(default_factory=list)
+    """Devices such as "cuda:0" or "cpu"; empty: every GPU, or the CPU where there is none."""
+    caching: CachingSettings = CachingSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tokens: TokenSettings = TokenSettings()
+
+    @pydantic.field_validator("corpora")
+    @classmethod
+    def _plain_names(cls, corpora: dict[str, CorpusSettings]) -> dict[str, CorpusSettings]:
+        for name in corpora:
+            if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+                raise ValueError(f"corpus name {name!r}: use letters, digits, '-' and '_' (it names files)")
+        return corpora
+
+
+def settings_path(path: str | Path | None = None) -> Path:
+    """The settings file in use: `path`, else $SNAC_PIPELINE_SETTINGS, else ./pipeline.yaml."""
+    return Path(path or os.environ.get(SETTINGS_VARIABLE) or "pipeline.yaml")
+
+
+def load_settings(path: str | Path | None = None, limit: int | None = None) -> Settings:
+    """Read, check and resolve the settings; `limit`, when given, replaces the file's.
+
+    Raises PipelineError that names the file, the key and what is wrong with it.
+    """
+    file = settings_path(path)
+    settings = parse_model(Settings, read_yaml(file), str(file))
+    changes: dict[str, Any] = {} if limit is None else {"limit": limit}
+    return _resolve(settings, file.resolve().parent).model_copy(update=changes)
+
+
+def _resolve(settings: Settings, root: Path) -> Settings:
+    """Make every relative path count from `root`. A base codec that is a folder below `root` is taken as one."""
+
+    def absolute(path: Path) -> Path:
+        return root / path.expanduser()
+
+    training = settings.training.model_copy(
+        update={
+            "decoders": {
+                name: decoder.model_copy(update={"recipe": absolute(decoder.recipe)})
+                for name, decoder in settings.training.decoders.items()
+            },
+            "overlay": settings.training.overlay and absolute(settings.training.overlay),
+        }
+    )
+    corpora = {
+        name: corpus.model_copy(update={"path": absolute(corpus.path)}) for name, corpus in settings.corpora.items()
+    }
+    source = settings.base_codec.source
+    if (root / Path(source).expanduser()).is_dir():
+        source = str(root / Path(source).expanduser())
+    base_codec = settings.base_codec.model_copy(update={"source": source})
+    return settings.model_copy(
+        update={
+            "home": absolute(settings.home), "corpora": corpora, "training": training, "base_codec": base_codec,
+        }
+    )  # fmt: skip
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers here."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{file} does not exist; give the path of a settings or recipe file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise PipelineError(f"{file} must hold `key: value` lines, but holds {type(content).__name__}")
+    return content
+
+
+def parse_model(model: type[Model], content: dict[str, Any], source: str) -> Model:
+    """`content` as a `model`; PipelineError lists every wrong key with its place in `source`."""
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "the file"
+            if problem["type"] == "extra_forbidden":
+                known = ", ".join(_known_keys(model, problem["loc"][:-1]))
+                lines.append(f"unknown key `{key}`" + (f" (known here: {known})" if known else ""))
+            else:
+                lines.append(f"`{key}`: {problem['msg']}")
+        raise PipelineError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _known_keys(model: type[pydantic.BaseModel], place: tuple) -> list[str]:
+    """Field names at `place` below `model`, as far as they can be followed through plain sections."""
+    for part in place:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        if not issubclass(field.annotation, pydantic.BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads 1e-4 as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)

@@ -151,15 +151,13 @@ def settings_path(path: str | Path | None = None) -> Path:
     return Path(path or os.environ.get(SETTINGS_VARIABLE) or "pipeline.yaml")
 
 
-def load_settings(path: str | Path | None = None, limit: int | None = None) -> Settings:
-    """Read, check and resolve the settings; `limit`, when given, replaces the file's.
+def load_settings(path: str | Path | None = None) -> Settings:
+    """Read, check and resolve the settings.
 
     Raises PipelineError that names the file, the key and what is wrong with it.
     """
     file = settings_path(path)
-    settings = parse_model(Settings, read_yaml(file), str(file))
-    changes: dict[str, Any] = {} if limit is None else {"limit": limit}
-    return _resolve(settings, file.resolve().parent).model_copy(update=changes)
+    return _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
 
 
 def _resolve(settings: Settings, root: Path) -> Settings:

@@ -10,7 +10,7 @@ HALF_TAPS = 24
 
 
 def halfband_kernel(dtype: torch.dtype = torch.float32) -> Tensor:
-    """The odd phase of a half-band interpolator, shape (1, 1, 2 * HALF_TAPS): a Kaiser-windowed sinc (beta 9), sum 1."""
+    """The odd phase of a half-band interpolator, (1, 1, 2 * HALF_TAPS): a Kaiser-windowed sinc (beta 9) of sum 1."""
     offsets = torch.arange(-HALF_TAPS, HALF_TAPS, dtype=torch.float64) + 0.5
     window = torch.special.i0(9.0 * torch.sqrt(1 - (offsets / HALF_TAPS) ** 2))
     taps = torch.sinc(offsets) * window

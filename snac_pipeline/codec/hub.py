@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 from pathlib import Path
 
 import safetensors.torch
@@ -20,6 +21,7 @@ from snac_pipeline.files import atomic_folder, write_json
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
+CODEC_FILES = {"config.json", SAFETENSORS, PICKLE}
 
 
 def resolve(
@@ -34,9 +36,9 @@ def resolve(
     revision, cache_dir, local_files_only: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured too.
     Raises PipelineError, in one sentence, for an id that does not exist or cannot be reached.
     """
-    if Path(source).is_dir():
-        return Path(source)
     name = str(source)
+    if name and Path(source).is_dir():
+        return Path(source)
     if isinstance(source, Path) or name.startswith((".", os.sep, "~")) or name.count("/") != 1:
         raise PipelineError(f"{name} is neither a folder nor a hub id; give a folder with config.json, or owner/name")
     try:
@@ -46,7 +48,7 @@ def resolve(
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
-                allow_patterns=["config.json", SAFETENSORS, PICKLE],
+                allow_patterns=sorted(CODEC_FILES),
             )
         )
     except RevisionNotFoundError as error:
@@ -55,16 +57,28 @@ def resolve(
         raise PipelineError(f"the hub has no codec {name} that you may read; check the id, or log in") from error
     except HFValidationError as error:
         raise PipelineError(f"{name} is neither a folder here nor a valid hub id (owner/name)") from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError as error:
+        wanted = name if revision is None else f"{name} (revision {revision})"
         raise PipelineError(
-            f"{name} is no folder here, is not in the local hub cache, and the hub cannot be reached; "
+            f"{wanted} is no folder here, is not in the local hub cache, and the hub cannot be reached; "
             "check the spelling or the connection, or give a folder"
         ) from error
+    except Exception as error:
+        # The transport's own errors (a proxy, a connection that breaks off), whose classes change with
+        # huggingface_hub's version, and those of the disk that the cache is on.
+        raise PipelineError(f"{name} could not be downloaded ({first_line(error)}); try again") from error
+
+
+def first_line(error: Exception) -> str:
+    """What fits in a sentence of an error message that may be a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights in `folder` strictly into `model`; PipelineError names what does not fit."""
     state = read_weights(folder)
+    if not isinstance(state, dict):
+        raise PipelineError(f"the weights in {folder} do not fit its config.json: {PICKLE} holds no state dict")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -82,13 +96,27 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             return safetensors.torch.load_file(folder / SAFETENSORS)
         if (folder / PICKLE).exists():
             return torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's message is a page about loading the file with code, which nobody should be led to.
+        raise PipelineError(
+            f"the weights in {folder} cannot be read ({PICKLE} is damaged or holds more than tensors); "
+            "download or copy them again"
+        ) from error
     except Exception as error:
-        raise PipelineError(f"the weights in {folder} cannot be read ({error}); download or copy them again") from error
+        raise PipelineError(
+            f"the weights in {folder} cannot be read ({first_line(error)}); download or copy them again"
+        ) from error
     raise PipelineError(f"{folder} holds neither {SAFETENSORS} nor {PICKLE}")
 
 
 def save(model: nn.Module, folder: Path) -> Path:
-    """Write `model` (with a .spec) as a codec folder."""
+    """Write `model` (with a .spec) as a codec folder, in place of the codec that is there.
+
+    Raises PipelineError for a folder with anything else in it, which replacing the folder would remove.
+    """
+    others = sorted({path.name for path in folder.iterdir()} - CODEC_FILES) if folder.is_dir() else []
+    if others:
+        raise PipelineError(f"{folder} holds {others[0]}, which is no part of a codec; save into a new or empty folder")
     with atomic_folder(folder) as temporary:
         write_json(temporary / "config.json", model.spec.to_dict())
         state = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -4,8 +4,6 @@ Axes: B batch, C channels, T samples or latents, W windows, H heads, N positions
 """
 
 import math
-from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +11,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from snac_pipeline.codec import kernels
 from snac_pipeline.codec.noise import Noise
 
-SNAKE_EPSILON = 1e-9
 ATTENTION_HEAD_DIM = 64
 
 
-def conv(*args, **kwargs) -> nn.Conv1d:
+def conv(in_channels: int, out_channels: int, *, groups: int = 1, **options) -> nn.Conv1d:
     """Weight-normalised Conv1d."""
-    return weight_norm(nn.Conv1d(*args, **kwargs))
+    kind = DepthwiseConv if groups == in_channels == out_channels > 1 else nn.Conv1d
+    return weight_norm(kind(in_channels, out_channels, groups=groups, **options))
 
 
 def transposed_conv(*args, **kwargs) -> nn.ConvTranspose1d:
@@ -29,53 +28,13 @@ def transposed_conv(*args, **kwargs) -> nn.ConvTranspose1d:
     return weight_norm(nn.ConvTranspose1d(*args, **kwargs))
 
 
-def snake(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
-    """x + sin^2(a x) / (a + eps). Ziyin et al., 2020, "Neural networks fail to learn periodic functions"."""
-    return torch.addcmul(x_BCT, (alpha_1C1 + SNAKE_EPSILON).reciprocal(), torch.sin(alpha_1C1 * x_BCT).square_())
+class DepthwiseConv(nn.Conv1d):
+    """Conv1d with one filter per channel, trained through the fused kernel where there is one."""
 
-
-def snake_gradients(x_BCT: Tensor, alpha_1C1: Tensor, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `snake` for x and alpha, from x alone.
-
-    d/dx = 1 + a sin(2ax) / (a+e);  d/da = x sin(2ax) / (a+e) - sin^2(ax) / (a+e)^2;  sin(2p) = 2 sin(p) cos(p).
-    """
-    inverse = (alpha_1C1 + SNAKE_EPSILON).reciprocal()
-    phase = alpha_1C1 * x_BCT
-    sine = torch.sin(phase)
-    double_sine = 2.0 * sine * torch.cos(phase)
-    grad_x = grad_BCT + grad_BCT * double_sine * (alpha_1C1 * inverse)
-    slope = x_BCT * double_sine - sine * sine * inverse
-    return grad_x, (grad_BCT * slope).sum(dim=(0, 2), keepdim=True) * inverse
-
-
-class SnakeFunction(torch.autograd.Function):
-    """`snake` that keeps only x and alpha for the backward pass; autograd would keep a x and sin(a x) as well."""
-
-    kernels: ClassVar[tuple[Callable, Callable]] = (snake, snake_gradients)
-
-    @staticmethod
-    def forward(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
-        return SnakeFunction.kernels[0](x_BCT, alpha_1C1)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
-        return SnakeFunction.kernels[1](*ctx.saved_tensors, grad_BCT)
-
-
-def compile_snake() -> None:
-    """Use fused Snake kernels in training, in this process, from now on.
-
-    Snake is two thirds of a training step on a CPU, nearly all of it memory traffic; fused it takes a sixth of the
-    time. Needs a C++ compiler on a CPU; raises what torch.compile raises where there is none.
-    """
-    compiled = torch.compile(snake, dynamic=True), torch.compile(snake_gradients, dynamic=True)
-    x, alpha = torch.randn(2, 3, 5), torch.ones(1, 3, 1)
-    compiled[1](x, alpha, compiled[0](x, alpha))
-    SnakeFunction.kernels = compiled
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        if kernels.fused and torch.is_grad_enabled():
+            return kernels.DepthwiseFunction.apply(x_BCT, self.weight, self.bias, self.dilation[0])
+        return super().forward(x_BCT)
 
 
 class Snake(nn.Module):
@@ -87,8 +46,8 @@ class Snake(nn.Module):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
-            return SnakeFunction.apply(x_BCT, self.alpha)
-        return snake(x_BCT, self.alpha)
+            return kernels.SnakeFunction.apply(x_BCT, self.alpha)
+        return kernels.snake(x_BCT, self.alpha)
 
 
 class ResidualUnit(nn.Module):

@@ -62,6 +62,9 @@ class Decoder(nn.Module):
         layers += [Snake(width), conv(width, 1, kernel_size=7, padding=3), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
+    def forward(self, latents_BCL: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.head(self.features(latents_BCL, noise or Noise("upstream")))
+
     def features(self, latents_BCL: Tensor, noise: Noise) -> Tensor:
         """(B, latent_dim, L) -> (B, decoder_dim / 2**blocks, T): what the heads start from."""
         x, index, samples_per_latent = latents_BCL, 0, 1
@@ -94,9 +97,13 @@ class SNAC(nn.Module):
     def __init__(self, spec: CodecSpec | None = None, **config):
         super().__init__()
         self.spec = spec or CodecSpec.from_dict(config)
-        for name in ("sampling_rate", "hop_length", "latent_dim", "codebook_size", "codebook_dim", "attn_window_size"):
+        for name in (
+            *("sampling_rate", "hop_length", "encoder_dim", "latent_dim", "decoder_dim"),
+            *("codebook_size", "codebook_dim", "attn_window_size"),
+        ):
             setattr(self, name, getattr(self.spec, name))
-        self.vq_strides = list(self.spec.vq_strides)
+        for name in ("encoder_rates", "decoder_rates", "vq_strides"):
+            setattr(self, name, list(getattr(self.spec, name)))
         self.n_codebooks = self.spec.levels
         self.encoder = Encoder(self.spec)
         self.quantizer = ResidualQuantizer(self.spec)
@@ -104,6 +111,8 @@ class SNAC(nn.Module):
         if max(self.spec.output_rates) > self.spec.sampling_rate:
             width = self.spec.decoder_dim // 2 ** len(self.spec.decoder_rates)
             self.double_rate_head = DoubleRateHead(width, self.spec.depthwise)
+        # `fixed_weights` caches by object id, and a codec made inside it may have the ids of one that is gone.
+        parametrize._cache.clear()
 
     # ---- loading and saving ------------------------------------------------------------------------------------
 
@@ -175,7 +184,10 @@ class SNAC(nn.Module):
 
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
         """Latents (B, C, L) of codes; raises PipelineError for ragged levels and codes outside the codebook."""
-        self.spec.frames_of([level.shape[-1] for level in codes])
+        if self.spec.frames_of([level.shape[-1] for level in codes]) == 0:
+            raise PipelineError("there are no codes to decode: every level has 0 frames")
+        if len({level.shape[0] for level in codes}) > 1:
+            raise PipelineError(f"the levels' batch sizes differ: {[level.shape[0] for level in codes]}")
         codes = [level.long() for level in codes]
         for k, level in enumerate(codes):
             if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < self.spec.codebook_size:

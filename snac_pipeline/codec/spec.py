@@ -44,6 +44,7 @@ class CodecSpec:
     def __post_init__(self) -> None:
         for name in ("encoder_rates", "decoder_rates", "vq_strides", "output_rates"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types()
         width = self.encoder_dim * 2 ** len(self.encoder_rates)
         if self.latent_dim is None:
             object.__setattr__(self, "latent_dim", width)
@@ -58,15 +59,42 @@ class CodecSpec:
             all(self.vq_strides[0] % stride == 0 for stride in self.vq_strides),
             f"every one of vq_strides {self.vq_strides} must divide the first",
         )
-        self._require(
-            self.decoder_dim % 2 ** len(self.decoder_rates) == 0,
-            f"decoder_dim {self.decoder_dim} must be divisible by 2**len(decoder_rates)",
-        )
         allowed = {self.sampling_rate, 2 * self.sampling_rate}
         self._require(set(self.output_rates) <= allowed, f"output_rates {self.output_rates} must be of {allowed} Hz")
+        halvings = len(self.decoder_rates) + (max(self.output_rates) > self.sampling_rate)
+        self._require(
+            self.decoder_dim % 2**halvings == 0,
+            f"decoder_dim {self.decoder_dim} must be divisible by {2**halvings}, "
+            "once by 2 for every decoder rate and for a double-rate head",
+        )
         if self.attn_window_size is not None:
             widths = (self.latent_dim, self.decoder_dim)
             self._require(all(w % 64 == 0 for w in widths), f"widths {widths} must be multiples of 64 for attention")
+
+    def _check_types(self) -> None:
+        """Whole numbers where lengths and widths are counted; JSON allows anything."""
+
+        def whole(value: Any, least: int = 1) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+        for name in ("sampling_rate", "encoder_dim", "latent_dim", "decoder_dim", "codebook_size", "codebook_dim"):
+            value = getattr(self, name)
+            optional = name == "latent_dim" and value is None
+            self._require(optional or whole(value), f"{name} must be a positive whole number, not {value!r}")
+        for name in ("encoder_rates", "decoder_rates"):
+            rates = getattr(self, name)
+            # At rate 1 the published padding gives one sample too many.
+            holds = len(rates) > 0 and all(whole(rate, 2) for rate in rates)
+            self._require(holds, f"{name} must list whole numbers of 2 or more, not {list(rates)}")
+        for name, least in (("vq_strides", 1), ("output_rates", 0)):
+            values = getattr(self, name)
+            holds = len(values) >= least and all(whole(value) for value in values)
+            self._require(holds, f"{name} must list positive whole numbers, not {list(values)}")
+        window = self.attn_window_size
+        self._require(window is None or whole(window), f"attn_window_size must be null or positive, not {window!r}")
+        for name in ("noise", "depthwise"):
+            value = getattr(self, name)
+            self._require(isinstance(value, bool), f"{name} must be true or false, not {value!r}")
 
     @staticmethod
     def _require(holds: bool, message: str) -> None:
@@ -78,6 +106,8 @@ class CodecSpec:
     @classmethod
     def from_dict(cls, config: dict[str, Any], source: str = "codec config") -> "CodecSpec":
         """Build a spec from config.json's content; unknown or mistyped keys raise PipelineError naming them."""
+        if not isinstance(config, dict):
+            raise PipelineError(f"{source} must hold one JSON object, the codec's settings")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(config) - known)
         if unknown:
@@ -97,7 +127,9 @@ class CodecSpec:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise PipelineError(f"{path} does not exist; a codec folder holds config.json and its weights") from error
-        except json.JSONDecodeError as error:
+        except OSError as error:
+            raise PipelineError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise PipelineError(f"{path} is not JSON: {error}") from error
         return cls.from_dict(config, source=str(path))
 

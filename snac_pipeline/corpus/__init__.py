@@ -1,0 +1,29 @@
+"""Corpora of speech: scanning folders into manifests, reading and resampling audio, splitting by speaker."""
+
+from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER, read_audio, resampled_length
+from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS
+from snac_pipeline.corpus.manifest import Corpus, audio_path, manifest_version, read_manifest, read_quarantine
+from snac_pipeline.corpus.scan import ScanReport, scan
+from snac_pipeline.corpus.sniffing import UnreadableAudio
+from snac_pipeline.corpus.split import SplitReport, read_splits, update_splits
+from snac_pipeline.corpus.utterances import read_utterances
+
+__all__ = [
+    "AUDIO_EXTENSIONS",
+    "MONO_RULE",
+    "RESAMPLER",
+    "Corpus",
+    "ScanReport",
+    "SplitReport",
+    "UnreadableAudio",
+    "audio_path",
+    "manifest_version",
+    "read_audio",
+    "read_manifest",
+    "read_quarantine",
+    "read_splits",
+    "read_utterances",
+    "resampled_length",
+    "scan",
+    "update_splits",
+]

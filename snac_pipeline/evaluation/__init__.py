@@ -1,0 +1,24 @@
+"""Which decoder is better, by how much, and how sure one can be."""
+
+from snac_pipeline.evaluation.codebook import codebook_use
+from snac_pipeline.evaluation.compare import Contestant, Stage, Utterance, compare, resampled_name
+from snac_pipeline.evaluation.listening import Clip, Example, choose_examples, listening_examples
+from snac_pipeline.evaluation.registry import METRICS, NOT_FINITE, NOT_RUN, Metric, measure, not_run
+from snac_pipeline.evaluation.report import ReportContext, render_report, summary_facts, write_evaluation
+from snac_pipeline.evaluation.summary import (
+    HEADLINE_METRIC,
+    Headline,
+    bootstrap_interval,
+    headlines,
+    missing_values,
+    paired_differences,
+    summarise,
+    worst_utterances,
+)
+
+__all__ = [
+    "HEADLINE_METRIC", "METRICS", "NOT_FINITE", "NOT_RUN", "Clip", "Contestant", "Example", "Headline", "Metric",
+    "ReportContext", "Stage", "Utterance", "bootstrap_interval", "choose_examples", "codebook_use", "compare",
+    "headlines", "listening_examples", "measure", "missing_values", "not_run", "paired_differences", "render_report",
+    "resampled_name", "summarise", "summary_facts", "worst_utterances", "write_evaluation",
+]  # fmt: skip

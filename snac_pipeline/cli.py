@@ -1,0 +1,258 @@
+"""`snac-pipeline`: every step of the pipeline from a shell.
+
+With --json a command prints JSON objects, one per line: {"event": "progress", ...} while it works, then one
+{"event": "result", ...} or {"event": "error", "message": ...}; Dagster's assets read just that. Without it, progress
+goes to standard error and the result is printed for people. Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings
+
+Result = dict[str, Any]
+OnEvent = Callable[[dict[str, Any]], None]
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(argv)
+    speaker = _Speaker(options.json)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = options.command(options, load_settings(options.settings), speaker.progress)
+    except PipelineError as error:
+        speaker.error(str(error))
+        return EXIT_FAILED
+    except KeyboardInterrupt as interrupt:
+        speaker.error(str(interrupt) or "interrupted; what was done is kept: run it again to go on")
+        return EXIT_INTERRUPTED
+    speaker.result(result)
+    return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+class _Speaker:
+    """Says what happens, to a program or to a person."""
+
+    def __init__(self, as_json: bool):
+        self.as_json = as_json
+
+    def progress(self, event: dict[str, Any]) -> None:
+        if self.as_json:
+            print(json.dumps({"event": "progress", **event}), flush=True)
+        else:
+            print(event["message"], file=sys.stderr, flush=True)
+
+    def result(self, result: Result) -> None:
+        if self.as_json:
+            print(json.dumps({"event": "result", **result}), flush=True)
+        else:
+            print("\n".join(f"{key + ':':<28} {_readable(value)}" for key, value in result.items()))
+
+    def error(self, message: str) -> None:
+        if self.as_json:
+            print(json.dumps({"event": "error", "message": message}), flush=True)
+        else:
+            print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+# ---- commands: library calls are imported where they are used, so that --help and wrong use answer at once ---------
+
+
+def _scan(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    names = options.corpus or list(settings.corpora)
+    results = {name: steps.scan_corpus(settings, name, options.limit, on_event) for name in names}
+    return results[names[0]] if len(names) == 1 else results
+
+
+def _split(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    return steps.split_corpora(settings)
+
+
+def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+    from snac_pipeline.codec import SNAC
+
+    if options.codec is None:
+        return steps.describe_codec(steps.base_codec(settings)[0], settings.base_codec.source)
+    return steps.describe_codec(SNAC.from_pretrained(options.codec), options.codec)
+
+
+def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    return steps.cache(settings, options.corpus or list(settings.corpora), on_event)
+
+
+def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    return steps.verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+
+
+def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+    from snac_pipeline.training.loop import Interrupted
+
+    try:
+        return steps.train(settings, options.what, options.limit, on_event)
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt(str(interrupted)) from interrupted
+
+
+def _evaluate(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    return steps.evaluate(settings, on_event)
+
+
+def _tokens(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline import steps
+
+    return steps.tokens(settings, options.what, on_event)
+
+
+def _recipe(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.training.recipe import load_recipe
+
+    return load_recipe(options.file, settings.training.overlay).model_dump(mode="json")
+
+
+def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.status import home_status
+
+    return home_status(settings)
+
+
+def _demo(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.demo import run_demo
+
+    return run_demo(options.settings, settings, options.limit)
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="snac-pipeline",
+        description="Fine-tune the SNAC neural audio codec on your own speech.",
+        epilog="Each command does only what is not done yet. `snac-pipeline COMMAND --help` shows examples.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable, summary: str, examples: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=function)
+        command.add_argument("--settings", metavar="FILE", help=f"default: ${SETTINGS_VARIABLE}, or ./pipeline.yaml")
+        command.add_argument(
+            "--limit", type=_positive, metavar="N", help="at most N files of each corpus (a quick try)"
+        )
+        command.add_argument("--json", action="store_true", help="print JSON objects, one per line")
+        return command
+
+    def add_limit(command: argparse.ArgumentParser, meaning: str) -> None:
+        command.add_argument("--limit", type=_positive, metavar="N", help=meaning)
+
+    def add_corpora(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--corpus", action="append", metavar="NAME", help="only this corpus (may be repeated)")
+
+    scan = add(
+        "scan",
+        _scan,
+        "read the corpora: manifest and quarantine",
+        "  snac-pipeline scan\n  snac-pipeline scan --corpus examples --limit 20",
+    )
+    add_corpora(scan)
+    add_limit(scan, "at most N files of each corpus, for a quick try")
+    add("split", _split, "give every speaker a side, train or val, for good", "  snac-pipeline split")
+    info = add(
+        "info", _info, "describe a codec", "  snac-pipeline info --base\n  snac-pipeline info examples/base_codec"
+    )
+    info.add_argument("codec", nargs="?", help="a folder or a hub id")
+    info.add_argument("--base", action="store_true", help="the base codec of the settings (the default)")
+    add_corpora(add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache"))
+    codes = add(
+        "codes",
+        _codes,
+        "check the cached codes",
+        "  snac-pipeline codes verify\n  snac-pipeline codes verify --sample 64",
+    )
+    codes.add_argument("what", choices=["verify"])
+    codes.add_argument("--sample", type=_positive, metavar="N", help="encode N utterances again, alone, and compare")
+    add_corpora(codes)
+    train = add(
+        "train",
+        _train,
+        "train a decoder of the settings, or a recipe; goes on where it stopped",
+        "  snac-pipeline train decoder_24khz\n  snac-pipeline train recipes/scratch.yaml",
+    )
+    train.add_argument("what", help="decoder_24khz, decoder_48khz, decoder_dual_head, or a recipe file")
+    add_limit(train, "train on at most N utterances; a run of its own")
+    add(
+        "evaluate",
+        _evaluate,
+        "compare base and trained decoders on held-out speech; write the report",
+        "  snac-pipeline evaluate",
+    )
+    tokens = add(
+        "tokens",
+        _tokens,
+        "statistics, sequences and byte-pair encoding of the codes",
+        "  snac-pipeline tokens statistics\n  snac-pipeline tokens bpe",
+    )
+    tokens.add_argument("what", choices=["statistics", "sequences", "bpe"])
+    recipe = add(
+        "recipe", _recipe, "check a recipe and show its defaults", "  snac-pipeline recipe recipes/phase10.yaml"
+    )
+    recipe.add_argument("file", type=Path)
+    add("status", _status, "what is there: corpora, codes, runs", "  snac-pipeline status")
+    demo = add(
+        "demo",
+        _demo,
+        "run the whole pipeline through Dagster and sum it up",
+        "  snac-pipeline demo\n  snac-pipeline demo --settings my-pipeline.yaml --limit 50",
+    )
+    add_limit(demo, "at most N files of each corpus, for a quick try")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return number
+
+
+if __name__ == "__main__":
+    # Progress and results are read through pipes; a reader that went away ends us quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Exact encoding: audio files -> the codes that `SNAC.encode` gives for each of them alone.
+
+Batches hold utterances of one padded length, since padding to the longest would change the last tokens of the others.
+Long recordings are encoded in chunks with enough context on each side to be exact too. Everything is float32.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from snac_pipeline.codec import SNAC, CodecSpec, fixed_weights
+from snac_pipeline.corpus.audio import read_audio, resampled_length
+
+
+class Recording(NamedTuple):
+    """An utterance to encode."""
+
+    digest: str
+    file: str
+    num_samples: int
+    """Length at the codec's sampling_rate."""
+
+
+def recordings(utterances, spec: CodecSpec) -> list[Recording]:
+    """The rows of a polars frame with digest, file, num_frames and sample_rate as `Recording`s."""
+    rows = utterances.select("digest", "file", "num_frames", "sample_rate").rows()
+    return [
+        Recording(digest, file, resampled_length(frames, rate, spec.sampling_rate))
+        for digest, file, frames, rate in rows
+    ]
+
+
+def batches(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -> Iterator[list[Recording]]:
+    """Runs of items of one padded length, at most `batch_seconds` of audio together (but at least one item)."""
+    batch: list[Recording] = []
+    for item in sorted(items, key=lambda item: (spec.frames_for(item.num_samples), item.digest)):
+        frames = spec.frames_for(item.num_samples)
+        same = batch and spec.frames_for(batch[0].num_samples) == frames
+        if batch and not (same and (len(batch) + 1) * frames * spec.frame_seconds <= batch_seconds):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
+    """For each recording one uint16 array per level. All must have one padded length."""
+    spec = model.spec
+    frames = spec.frames_for(batch[0].num_samples)
+    chunk = spec.segment_frames(chunk_seconds)
+    if frames > chunk and len(batch) == 1:
+        item = batch[0]
+        return [encode_chunks(model, lambda start, count: read_audio(item.file, spec.sampling_rate, start, count),
+                              frames, chunk)]  # fmt: skip
+    length = spec.samples(frames)
+    audio = np.stack([read_audio(item.file, spec.sampling_rate, 0, length) for item in batch])
+    levels = encode_array(model, audio)
+    return [[level[i] for level in levels] for i in range(len(batch))]
+
+
+def encode_array(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
+    """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
+    device = next(model.parameters()).device
+    with fixed_weights():
+        codes = model.encode(torch.from_numpy(audio_BT)[:, None].to(device))
+    return [level.cpu().numpy().astype(np.uint16) for level in codes]
+
+
+def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int) -> list[np.ndarray]:
+    """Codes of a long recording in bounded memory, equal to encoding it whole.
+
+    read(start, count) gives float32 audio from sample `start`, zeros after the end. frames: coarse frames of the whole
+    recording. chunk: coarse frames at a time, whole units of spec.alignment.
+    """
+    spec, context = model.spec, model.spec.encode_context
+    pieces: list[list[np.ndarray]] = [[] for _ in range(spec.levels)]
+    for start in range(0, frames, chunk):
+        end = min(frames, start + chunk)
+        first, last = max(0, start - context), min(frames, end + context)
+        audio = read(spec.samples(first), spec.samples(last - first))
+        for k, level in enumerate(encode_array(model, audio[None])):
+            count = spec.tokens_per_frame[k]
+            pieces[k].append(level[0, (start - first) * count : (end - first) * count])
+    return [np.concatenate(level) for level in pieces]

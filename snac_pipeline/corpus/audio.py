@@ -1,0 +1,72 @@
+"""Audio as the model wants it: float32, mono, at its own rate, whole or any slice of it.
+
+A slice is what the same slice of the whole resampled file would be (to 1e-6), because it is resampled with context on
+both sides and starts where the two rates' sampling instants coincide.
+"""
+
+import math
+import os
+
+import numpy as np
+import soxr
+
+from snac_pipeline.corpus.decoding import Stream, open_stream
+
+# Both belong to the encoder fingerprint: other values mean other codes.
+RESAMPLER = f"soxr {soxr.__libsoxr_version__} HQ"
+MONO_RULE = "mean of channels"
+
+# Samples of context on each side, at the lower of the two rates. soxr HQ's filter dies out within 128 (measured for
+# 12 pairs of rates: 256 gives 3e-7, 64 gives 2e-3).
+_CONTEXT = 256
+
+
+def resampled_length(num_frames: int, source_rate: int, target_rate: int) -> int:
+    """Samples at `target_rate` of `num_frames` at `source_rate`: num_frames * target / source, halves rounded up."""
+    return (2 * num_frames * target_rate + source_rate) // (2 * source_rate)
+
+
+def read_audio(
+    path: str | bytes | os.PathLike, sample_rate: int, start: int = 0, frames: int | None = None
+) -> np.ndarray:
+    """Read mono float32 audio x_T at `sample_rate` Hz from a path, or from the `file` of a manifest's row.
+
+    `start` and `frames` are counted in samples at `sample_rate`; `frames=None` reads to the end. A whole read has
+    `resampled_length(...)` samples; a slice that reaches past the end is padded with zeros to `frames`.
+    Seeks in wav, flac and ogg; mp3, opus and m4a are decoded from their beginning, which alone is exact.
+    Raises PipelineError naming the path where the file cannot be decoded.
+    """
+    assert start >= 0 and (frames is None or frames >= 0), (start, frames)
+    with open_stream(path) as stream:
+        source_rate = stream.sample_rate
+        first, last = _source_window(source_rate, sample_rate, start, frames)
+        x = _read_mono(stream, first, None if last is None else last - first)
+    if source_rate != sample_rate and len(x):
+        x = soxr.resample(x, source_rate, sample_rate, "HQ")
+    offset = start - first * sample_rate // source_rate
+    x = x[offset:] if frames is None else x[offset : offset + frames]
+    if frames is not None and len(x) < frames:
+        x = np.pad(x, (0, frames - len(x)))
+    return x
+
+
+def _source_window(source: int, target: int, start: int, frames: int | None) -> tuple[int, int | None]:
+    """Source frames [first, last) that the slice needs; `first` is an instant that both rates sample."""
+    context = 0 if source == target else math.ceil(_CONTEXT * max(1.0, source / target))
+    period = source // math.gcd(source, target)
+    first = max(0, start * source // target - context) // period * period
+    last = None if frames is None else -(-(start + frames) * source // target) + context
+    return first, last
+
+
+def _read_mono(stream: Stream, first: int, frames: int | None) -> np.ndarray:
+    """Source frames [first, first + frames) as the mean of the channels, shorter where the file ends."""
+    blocks, missing = [], frames
+    for block in stream.blocks(first, frames):
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        blocks.append(mono[:missing])
+        if missing is not None:
+            missing -= len(blocks[-1])
+            if missing == 0:
+                break
+    return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, np.float32)

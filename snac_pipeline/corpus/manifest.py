@@ -1,0 +1,164 @@
+"""The manifest: one parquet row per readable audio file of a corpus; and the quarantine: one per file that is not.
+
+Paths are kept in the stored form of `naming`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from snac_pipeline.corpus.naming import os_path
+from snac_pipeline.corpus.speakers import SpeakerRule
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import read_parquet, write_parquet
+
+# Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
+PROBE_REVISION = 1
+
+_STAT = {"size": pl.Int64, "mtime_ns": pl.Int64, "ctime_ns": pl.Int64}
+FACTS = {
+    "format": pl.String,  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
+    "num_frames": pl.Int64,  # decoded, at the file's own rate
+    "header_frames": pl.Int64,  # what the header says; null where it says nothing
+    "sample_rate": pl.Int32,
+    "channels": pl.Int32,
+    "duration": pl.Float64,  # seconds, of the decoded frames
+    "peak": pl.Float32,  # max |x| over all channels, full scale = 1
+    "flags": pl.List(pl.String),
+}
+MANIFEST = {
+    "digest": pl.String,
+    "path": pl.String,
+    "corpus": pl.String,
+    "speaker": pl.String,
+    "stratum": pl.String,
+    **FACTS,
+    **_STAT,
+}
+QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **_STAT}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named folder of speech.
+
+    `name`     letters, digits, `.`, `_`, `-`: it names files and a Dagster partition.
+    `speaker`  where the speaker is in a path below `path`, such as "{speaker}/*", "{speaker}/**", "{speaker}-*.flac",
+               "wavs/{speaker}_*"; `*` and `{speaker}` stay within one folder, `**` does not. A file that does not match
+               is quarantined. None: the first folder below `path`; a file directly in `path` is its own speaker.
+               "utterance": every file is its own speaker, the explicit way to split by utterance. A file that is its
+               own speaker bears its digest as the speaker's name.
+    `limit`    keep the first N files in the order of a hash of their relative paths: the same files every time,
+               spread over the speakers.
+    """
+
+    name: str
+    path: Path
+    speaker: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).expanduser())
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", self.name):
+            raise PipelineError(
+                f"corpus name {self.name!r}: use letters, digits, '_', '-' and single dots; "
+                "it names files and a partition"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise PipelineError(f"corpus {self.name}: limit is {self.limit}; give a number of files from 1 up, or none")
+        SpeakerRule(self.speaker, self.name)  # a pattern that cannot work is an error here, not during the scan
+
+
+def audio_path(row: Mapping[str, Any]) -> Path:
+    """The absolute path of a row of `read_manifest` (its `file`), ready to open whatever its bytes are."""
+    return Path(os_path(row["file"]))
+
+
+def manifest_file(home: Path, corpus: str) -> Path:
+    return Path(home) / "manifest" / f"{corpus}.parquet"
+
+
+def quarantine_file(home: Path, corpus: str) -> Path:
+    return Path(home) / "quarantine" / f"{corpus}.parquet"
+
+
+def split_quarantine_file(home: Path) -> Path:
+    """Files refused by the split stage; apart, so that each stage rewrites only what is its own."""
+    return Path(home) / "splits" / "quarantine.parquet"
+
+
+def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
+    """The rows of the named corpora: the manifest's columns and `file`, the absolute path for `read_audio`.
+
+    A digest may appear in several rows (copies of one file). Raises PipelineError naming a corpus without a manifest.
+    """
+    frames = []
+    for corpus in corpora:
+        rows, metadata = read_rows(manifest_file(home, corpus), MANIFEST)
+        if not metadata:
+            raise PipelineError(
+                f"corpus {corpus} has no manifest of this version at {manifest_file(home, corpus)}; "
+                "run `snac-pipeline scan` or materialize the asset `manifest` for this corpus first"
+            )
+        frames.append(rows.with_columns(file=pl.lit(metadata["root"]) + "/" + pl.col("path")))
+    if not frames:
+        raise PipelineError("no corpus is named; name at least one under `corpora` in pipeline.yaml")
+    return pl.concat(frames)
+
+
+def read_quarantine(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
+    """Everything set aside from the named corpora, by scanning or splitting: `corpus` and the quarantine's columns."""
+    frames = [pl.DataFrame(schema={"corpus": pl.String, **QUARANTINE})]
+    for corpus in corpora:
+        found, _ = read_rows(quarantine_file(home, corpus), QUARANTINE)
+        frames.append(found.select(pl.lit(corpus).alias("corpus"), *QUARANTINE))
+    if (file := split_quarantine_file(home)).exists():
+        found = _typed(read_parquet(file), {"corpus": pl.String, **QUARANTINE})
+        frames.append(found.filter(pl.col("corpus").is_in(list(corpora))))
+    return pl.concat(frames)
+
+
+def manifest_version(manifest: pl.DataFrame) -> str:
+    """Hash of the set of (digest, corpus/speaker, stratum, flags): the same for any order and number of copies."""
+    lines = manifest.select(
+        pl.concat_str(
+            "digest",
+            pl.col("corpus") + "/" + pl.col("speaker"),
+            "stratum",
+            pl.col("flags").list.sort().list.join(","),
+            separator="\x1f",
+        )
+    ).to_series()
+    hasher = xxhash.xxh3_128()
+    for line in lines.unique().sort():
+        hasher.update(line.encode() + b"\n")
+    return hasher.hexdigest()
+
+
+def write_rows(file: Path, rows: pl.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Write a manifest or a quarantine, sorted by path, with `metadata` in the parquet schema."""
+    table = rows.sort("path").to_arrow()
+    write_parquet(file, table.replace_schema_metadata({**metadata, "probe_revision": str(PROBE_REVISION)}))
+
+
+def read_rows(file: Path, schema: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """What `write_rows` wrote, and its metadata; nothing where the file is absent or of another PROBE_REVISION."""
+    metadata = _metadata(file) if file.exists() else {}
+    if metadata.get("probe_revision") != str(PROBE_REVISION):
+        return pl.DataFrame(schema=schema), {}
+    return _typed(read_parquet(file), schema), metadata
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (pq.read_schema(file).metadata or {}).items()}
+
+
+def _typed(table: pa.Table, schema: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(table)).select(*schema).cast(dict(schema))

@@ -1,0 +1,105 @@
+"""The composition root: settings -> assets, resources, jobs and schedules. The only module here that knows Dagster.
+
+`defs` is what Dagster loads, from $SNAC_PIPELINE_SETTINGS or ./pipeline.yaml. Importing it imports no torch.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
+
+from assets import all_assets  # noqa: E402
+from resources import PipelineResource, console_logger  # noqa: E402
+from snac_pipeline.errors import PipelineError  # noqa: E402
+from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
+
+CORPUS = ["manifest", "quarantine", "splits"]
+CODES = ["base_codec", "code_cache"]
+TOKENS = ["token_statistics", "token_sequences", "bpe_tokenizer"]
+TRAINING = {"train_phase10": "decoder_24khz", "train_phase11": "decoder_48khz", "train_phase12": "decoder_dual_head"}
+
+NIGHTLY = "0 2 * * *"
+
+
+def build_defs(
+    settings_file: str | Path | None = None, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
+    file = settings_path(settings_file).resolve()
+    settings = load_settings(file)
+    return dg.Definitions(
+        assets=all_assets(settings),
+        jobs=_jobs(settings),
+        schedules=[
+            dg.ScheduleDefinition(
+                name="nightly",
+                job_name="refresh_codes",
+                cron_schedule=NIGHTLY,
+                description="Every night at two: look for new recordings, encode them. Off until switched on.",
+            )
+        ],
+        resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
+        loggers={"console": console_logger},
+        # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.
+        executor=dg.in_process_executor,
+    )
+
+
+def _jobs(settings: Settings) -> list:
+    decoders = settings.training.decoders
+    by_corpus = functools.partial(_job, corpora=list(settings.corpora))
+    return [
+        by_corpus(
+            "pipeline", _EVERYTHING, "Everything, from the folders of audio to the report; nothing is done twice."
+        ),
+        _job("observe_audio", _assets("audio"), "See whether recordings changed, without opening any."),
+        by_corpus("prepare_corpus", _assets("audio", *CORPUS), "Scan the corpora and split their speakers."),
+        by_corpus("cache_codes", _assets(*CODES), "Encode the recordings that have no codes yet."),
+        by_corpus("refresh_codes", _assets("audio", *CORPUS, *CODES), "See what changed, scan it, encode what is new."),
+        *(
+            _job(name, _assets(decoder), f"Train {decoder} with {decoders[decoder].recipe.name}.")
+            for name, decoder in TRAINING.items()
+            if decoder in decoders
+        ),
+        _job("evaluate", _assets("evaluation"), "Compare all decoders on the held-out speakers."),
+        _job("analyze_tokens", _assets(*TOKENS), "Token statistics, flat sequences and byte-pair encoding."),
+    ]
+
+
+_EVERYTHING = dg.AssetSelection.all(include_sources=True)
+
+
+def _assets(*keys: str) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*keys)
+
+
+def _job(name: str, selection: dg.AssetSelection, description: str, corpora: Sequence[str] = ()):
+    """A job. With `corpora` it covers all of these unless told otherwise, so that `dagster job execute` needs no
+    partition. That range is in `run_tags`, because `tags` would also join those of a run for which the UI names its own
+    corpora, and Dagster refuses that."""
+    ends = {"start": corpora[0], "end": corpora[-1]} if corpora else {}
+    whole_range = {f"dagster/asset_partition_range_{end}": corpus for end, corpus in ends.items()}
+    return dg.define_asset_job(name, selection=selection, description=description, run_tags=whole_range)
+
+
+def _without_traceback(error: PipelineError) -> None:
+    """Have Python print this error, should it end the process, as the sentence that it is."""
+    before = sys.excepthook
+
+    def print_sentence(kind, value, traceback) -> None:
+        print(f"Error: {value}", file=sys.stderr) if value is error else before(kind, value, traceback)
+
+    sys.excepthook = print_sentence
+
+
+try:
+    defs = build_defs()
+except PipelineError as error:
+    _without_traceback(error)
+    raise error.with_traceback(None) from None

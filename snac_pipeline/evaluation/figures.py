@@ -1,0 +1,180 @@
+"""Pictures and sound for the report, as text that is put into the page: SVG that takes the page's colours, data URIs.
+
+Line plots are drawn in placeholder colours that stand for the page's CSS variables, so that one drawing serves the
+light and the dark page.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import polars as pl
+import soundfile
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from snac_pipeline.evaluation.listening import Clip
+from snac_pipeline.evaluation.registry import Metric
+from snac_pipeline.evaluation.summary import paired_differences
+
+INK, MUTED, LINE, GOOD = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GOOD: "--good"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(SERIES, start=1)
+}
+STYLE = {
+    "svg.fonttype": "none", "font.size": 9, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": LINE,
+    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.facecolor": "none", "figure.facecolor": "none", "axes.unicode_minus": True,
+}  # fmt: skip
+MAX_DOTS = 150
+MAX_CURVE_POINTS = 400
+SPECTROGRAM_WIDTH, SPECTROGRAM_HEIGHT, DYNAMIC_RANGE = 520, 180, 80.0
+
+
+def spread_svg(
+    metrics: pl.DataFrame, summary: pl.DataFrame, models: Sequence[str], registry: Sequence[Metric], baseline: str
+) -> str:
+    """Small multiples: for each metric the paired differences to the baseline, one box per model.
+
+    Box: quartiles, whiskers 5 to 95 %; dots: utterances, 150 at most, evenly by rank; diamond and bar: the mean and its
+    95 % interval. The better side of zero is shaded. Empty string when nothing can be drawn.
+    """
+    pairs = {
+        (metric.name, model): paired_differences(metrics, model, metric.name, baseline)["difference"].to_numpy()
+        for metric in registry
+        for model in models
+    }
+    drawn = [metric for metric in registry if any(len(pairs[metric.name, model]) > 1 for model in models)]
+    if not drawn:
+        return ""
+    columns = 3
+    rows = -(-len(drawn) // columns)
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "spread"}):
+        figure = Figure(figsize=(10.4, rows * (0.95 + 0.36 * len(models))), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, metric in zip(grid, drawn, strict=False):
+            _spread_panel(axes, metric, [pairs[metric.name, model] for model in models], models, summary)
+        for axes in grid[len(drawn) :]:
+            axes.set_visible(False)
+        return _svg(figure, "Paired differences to the base, by metric")
+
+
+def _spread_panel(axes, metric: Metric, values: list[np.ndarray], models: Sequence[str], summary: pl.DataFrame) -> None:
+    axes.set_title(metric.label + (f", {metric.unit}" if metric.unit else ""), fontsize=9, loc="left", color=INK)
+    for place, (model, differences) in enumerate(zip(models, values, strict=True)):
+        if len(differences) < 2:
+            continue
+        colour, y = SERIES[place % len(SERIES)], -place
+        axes.boxplot(
+            differences, positions=[y], orientation="horizontal", widths=0.5, whis=(5, 95), showfliers=False,
+            patch_artist=True, boxprops={"facecolor": colour, "edgecolor": colour, "alpha": 0.28},
+            medianprops={"color": colour, "linewidth": 1.4}, whiskerprops={"color": colour}, capprops={"color": colour},
+        )  # fmt: skip
+        ranked = np.sort(differences)
+        dots = ranked[np.linspace(0, len(ranked) - 1, min(len(ranked), MAX_DOTS)).round().astype(int)]
+        spread = 0.18 * np.sin(np.arange(len(dots)) * 2.4)
+        axes.scatter(dots, y + spread, s=4, color=colour, alpha=0.55, linewidths=0)
+        row = summary.filter(pl.col("model") == model, pl.col("metric") == metric.name).row(0, named=True)
+        axes.plot([row["low"], row["high"]], [y, y], color=INK, linewidth=2, solid_capstyle="butt")
+        axes.plot([row["difference"]], [y], marker="D", markersize=4.5, color=INK)
+    axes.set_ylim(-len(models) + 0.45, 0.55)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    left, right = axes.get_xlim()
+    left, right = min(left, -0.05 * right), max(right, -0.05 * left)
+    axes.set_xlim(left, right)
+    axes.axvspan(*((0, right) if metric.higher_is_better else (left, 0)), color=GOOD, alpha=0.07, linewidth=0)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def curves_svg(curves: Mapping[str, Sequence[Mapping]]) -> str:
+    """Training curves: model -> rows with step and any of loss (training) and val (held out). One panel per model."""
+    curves = {model: rows for model, rows in curves.items() if rows}
+    if not curves:
+        return ""
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "curves"}):
+        figure = Figure(figsize=(10.4, 2.9), layout="constrained")
+        for place, (axes, (model, rows)) in enumerate(
+            zip(figure.subplots(1, len(curves), squeeze=False).ravel(), curves.items(), strict=True)
+        ):
+            colour = SERIES[place % len(SERIES)]
+            step, loss = _series(rows, "loss")
+            axes.plot(step, loss, color=colour, linewidth=1, alpha=0.55, label="training")
+            step, held_out = _series(rows, "val")
+            axes.plot(step, held_out, color=INK, linewidth=1.4, marker="o", markersize=3, label="held out")
+            axes.set_title(model, fontsize=9, loc="left", color=INK, parse_math=False)
+            axes.set_xlabel("step")
+            axes.set_ylabel("loss")
+            axes.grid(axis="y", color=LINE, linewidth=0.6)
+            axes.legend(frameon=False, fontsize=8, labelcolor=MUTED)
+        return _svg(figure, "Training curves")
+
+
+def _series(rows: Sequence[Mapping], key: str) -> tuple[list, list]:
+    """(steps, values) of the rows that have `key`, thinned to what a screen can show."""
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    keep = np.linspace(0, len(points) - 1, min(len(points), MAX_CURVE_POINTS)).round().astype(int)
+    return [points[i][0] for i in keep], [points[i][1] for i in keep]
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an <svg> element whose colours are the page's variables and whose font is the page's."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
+
+
+def spectrogram_uris(clips: Sequence[Clip]) -> list[str]:
+    """PNG data URIs of the clips' spectrograms on one frequency axis (0 Hz at the bottom, half the highest rate on
+    top) and one colour scale (80 dB down from the first clip's peak)."""
+    top = max(clip.sample_rate for clip in clips)
+    pictures = [_spectrogram(clip, top) for clip in clips]
+    peak = pictures[0].max()
+    return [_png(np.clip((picture - peak) / DYNAMIC_RANGE + 1, 0, 1)) for picture in pictures]
+
+
+def _spectrogram(clip: Clip, top_rate: int) -> np.ndarray:
+    """Decibels (SPECTROGRAM_HEIGHT, columns), highest frequency first, -200 above half the clip's rate."""
+    n_fft = 2 ** round(np.log2(1024 * clip.sample_rate / 24_000))
+    hop = max(1, len(clip.audio_T) // SPECTROGRAM_WIDTH)
+    window = torch.hann_window(n_fft)
+    samples = torch.nn.functional.pad(torch.from_numpy(clip.audio_T.astype(np.float32)), (n_fft // 2, n_fft // 2))
+    spectrum = torch.stft(samples, n_fft, hop, window=window, center=False, return_complex=True)
+    power = spectrum.abs().square() / window.sum() ** 2
+    rows = round(SPECTROGRAM_HEIGHT * clip.sample_rate / top_rate)
+    pooled = torch.nn.functional.adaptive_avg_pool1d(power.T[None], rows)[0].T.flip(0)
+    picture = np.full((SPECTROGRAM_HEIGHT, pooled.shape[1]), -200.0)
+    picture[SPECTROGRAM_HEIGHT - rows :] = 10 * np.log10(pooled.numpy() + 1e-20)
+    return picture
+
+
+def _png(levels: np.ndarray) -> str:
+    """A picture of levels 0..1 in the magma colour map, as a palette PNG data URI."""
+    image = Image.fromarray((255 * levels).round().astype(np.uint8), mode="P")
+    palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+    image.putpalette(palette.tobytes())
+    return _data_uri("image/png", lambda buffer: image.save(buffer, "PNG", optimize=True))
+
+
+def audio_uri(clip: Clip) -> str:
+    """16-bit FLAC data URI."""
+    samples = np.clip(clip.audio_T, -1, 1)
+    return _data_uri(
+        "audio/flac", lambda buffer: soundfile.write(buffer, samples, clip.sample_rate, format="FLAC", subtype="PCM_16")
+    )
+
+
+def _data_uri(media_type: str, write) -> str:
+    buffer = io.BytesIO()
+    write(buffer)
+    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,87 @@
+"""Which utterances a report lets one hear, and their audio: the reference and every contestant's rendition."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from snac_pipeline.evaluation.compare import Contestant, Rendition, Stage, Utterance
+from snac_pipeline.evaluation.registry import METRICS, Metric
+from snac_pipeline.evaluation.summary import HEADLINE_METRIC, paired_differences
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Mono audio (T,) at sample_rate Hz, with what is said under it."""
+
+    name: str
+    sample_rate: int
+    audio_T: np.ndarray
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance to hear: the reference first, then the contestants. `why` says how it was chosen."""
+
+    digest: str
+    why: str
+    clips: tuple[Clip, ...]
+
+
+def choose_examples(
+    metrics: pl.DataFrame,
+    model: str,
+    *,
+    count: int = 4,
+    metric: str = HEADLINE_METRIC,
+    baseline: str = "base",
+    registry: Sequence[Metric] = METRICS,
+) -> dict[str, str]:
+    """Digests spread evenly from the model's largest gain over its baseline to its largest loss, with the rank of each.
+
+    Not a choice of the best ones: the last is the worst case there is.
+    """
+    by_name = {entry.name: entry for entry in registry}
+    pairs = paired_differences(metrics, model, metric, baseline)
+    order = pairs.sort("difference", "utterance", descending=[by_name[metric].higher_is_better, False])["utterance"]
+    ranks = sorted({round(rank) for rank in np.linspace(0, len(order) - 1, min(count, len(order)))})
+    gain = f"by {model}'s gain in {by_name[metric].label_in_text}"
+    return {order[rank]: f"rank {rank + 1} of {len(order)} {gain}" for rank in ranks}
+
+
+def listening_examples(
+    contestants: Sequence[Contestant],
+    utterances: Iterable[Utterance],
+    chosen: dict[str, str],
+    *,
+    metric: str = HEADLINE_METRIC,
+    registry: Sequence[Metric] = METRICS,
+    **conditions,
+) -> list[Example]:
+    """Render the utterances whose digest is in `chosen` (digest -> why), in that order.
+
+    conditions: as in `Stage` (device, noise, seed, max_seconds, resample); give those of the comparison, so that what
+    is heard is what was measured.
+    """
+    stage = Stage(contestants, **conditions)
+    shown = next(entry for entry in registry if entry.name == metric)
+    found = {
+        utterance.digest: _example(utterance, chosen[utterance.digest], stage.render(utterance), shown)
+        for utterance in utterances
+        if utterance.digest in chosen
+    }
+    return [found[digest] for digest in chosen if digest in found]
+
+
+def _example(utterance: Utterance, why: str, renditions: list[Rendition], metric: Metric) -> Example:
+    finest = max(renditions, key=lambda rendition: rendition.contestant.output_rate)
+    reference = Clip("reference", finest.contestant.output_rate, finest.reference_T, finest.note or "")
+    return Example(utterance.digest, why, (reference, *(_clip(rendition, metric) for rendition in renditions)))
+
+
+def _clip(rendition: Rendition, metric: Metric) -> Clip:
+    contestant, result = rendition.contestant, rendition.measure(metric)
+    value = result.reason if result.value is None else f"{metric.format(result.value)}{metric.spaced_unit}"
+    return Clip(contestant.name, contestant.output_rate, rendition.estimate_T, f"{metric.label} {value}")

@@ -1,0 +1,36 @@
+"""What a home folder holds, read from its files: corpora, codes, runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from snac_pipeline.settings import Settings
+
+
+def home_status(settings: Settings) -> dict[str, Any]:
+    """Rows of the manifests, splits and parts, and every run with how far it is."""
+    home = settings.home
+    return {
+        "home": str(home),
+        "manifest": {file.stem: _rows(file) for file in sorted((home / "manifest").glob("*.parquet"))},
+        "quarantine": {file.stem: _rows(file) for file in sorted((home / "quarantine").glob("*.parquet"))},
+        "codes": {
+            folder.name: sum(_rows(part) for part in folder.glob("part-*.parquet"))
+            for folder in sorted((home / "codes").glob("*"))
+        },
+        "runs": {folder.name: _run(folder) for folder in sorted((home / "runs").glob("*-*"))},
+    }
+
+
+def _rows(file: Path) -> int:
+    return pq.read_metadata(file).num_rows
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    if (folder / "result.json").exists():
+        result = json.loads((folder / "result.json").read_text())
+        return {"state": "finished", **{key: result[key] for key in ("steps", "baseline", "final", "improvement")}}
+    steps = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+    return {"state": "begun", "last_checkpoint": steps[-1] if steps else None}

@@ -1,0 +1,148 @@
+"""Training examples: codes from the memory-mapped view and audio from the files, cut from one start.
+
+In: the training utterances and an epoch's plan (slices.py). Out: `Batch`es, read ahead of the training step.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from snac_pipeline.codec import CodecSpec
+from snac_pipeline.codes.view import CodesView
+from snac_pipeline.corpus.audio import read_audio
+from snac_pipeline.training.slices import Slice
+
+
+@dataclass
+class Batch:
+    """Slices with one window and one segment length."""
+
+    rows: list[int]
+    """Row of each item in the training table."""
+    codes: list[Tensor] | None
+    """Per level (B, window * tokens_per_frame[k]); None where the codec itself is trained."""
+    audio_B1T: Tensor | None
+    """The windows' audio at sampling_rate, where the codec itself is trained."""
+    targets: dict[int, Tensor]
+    """Per output rate, the segments' audio (B, 1, T)."""
+    offset_B: Tensor
+    """First supervised coarse frame of each window."""
+    valid_B: Tensor
+    """Supervised coarse frames that exist."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(
+            self.rows,
+            self.codes and [level.to(device, non_blocking=True) for level in self.codes],
+            None if self.audio_B1T is None else self.audio_B1T.to(device, non_blocking=True),
+            {rate: audio.to(device, non_blocking=True) for rate, audio in self.targets.items()},
+            self.offset_B.to(device),
+            self.valid_B.to(device),
+        )
+
+
+class SpeechSlices(Dataset):
+    """Reads one `Slice` at a time. `files` and `digests` belong together; `view` of None means audio as input."""
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        digests: Sequence[str],
+        spec: CodecSpec,
+        rates: Sequence[int],
+        view: Path | None,
+    ):
+        self.files, self.spec, self.rates = list(files), spec, tuple(rates)
+        # The path travels to loader workers and is mapped there; a pickled memory map would be copied.
+        self.view_path, self._view = view, None
+        self.view_rows = None if view is None else CodesView(view).rows(digests)
+
+    def __getitem__(self, item: Slice) -> dict:
+        file = self.files[item.row]
+        read = {"slice": item, "targets": {}}
+        first = item.window_start + item.offset
+        for rate in self.rates:
+            read["targets"][rate] = self._audio(file, rate, first, item.segment)
+        if self.view_rows is None:
+            read["audio"] = self._audio(file, self.spec.sampling_rate, item.window_start, item.window)
+        else:
+            self._view = self._view or CodesView(self.view_path)
+            read["codes"] = self._view.codes(int(self.view_rows[item.row]), item.window_start, item.window)
+        return read
+
+    def _audio(self, file: str, rate: int, first: int, frames: int) -> Tensor:
+        start, count = self.spec.samples(first, rate), self.spec.samples(frames, rate)
+        return torch.from_numpy(read_audio(file, rate, start, count))[None]
+
+
+def collate(items: list[dict]) -> Batch:
+    """Stack what `SpeechSlices` read."""
+    slices: list[Slice] = [item["slice"] for item in items]
+    codes = None
+    if "codes" in items[0]:
+        levels = zip(*(item["codes"] for item in items), strict=True)
+        codes = [torch.from_numpy(np.stack(level).astype(np.int64)) for level in levels]
+    return Batch(
+        rows=[s.row for s in slices],
+        codes=codes,
+        audio_B1T=torch.stack([item["audio"] for item in items]) if "audio" in items[0] else None,
+        targets={rate: torch.stack([item["targets"][rate] for item in items]) for rate in items[0]["targets"]},
+        offset_B=torch.tensor([s.offset for s in slices]),
+        valid_B=torch.tensor([s.valid for s in slices]),
+    )
+
+
+def read_batches(dataset: SpeechSlices, plan: Sequence[list[Slice]], workers: int) -> Iterator[Batch]:
+    """The plan's batches in order, read ahead by `workers` processes, or by one thread when 0."""
+    loader = DataLoader(
+        dataset,
+        batch_sampler=plan,
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader) if workers else _ahead(loader, depth=4)
+
+
+def _ahead(batches: Iterable[Batch], depth: int) -> Iterator[Batch]:
+    """Iterate in a thread, at most `depth` batches ahead; its exceptions are raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put((batch, None))
+                if stopped.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        stopped.set()

@@ -1,0 +1,80 @@
+"""From a recipe and a starting codec to the model that is trained and its groups of parameters."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.training.recipe import GroupName, HeadName, Recipe, Stage
+
+UNDECAYED = ("alpha", "bias", "original0", "codebook.weight", "inv_freq", "norm.weight")
+"""Ends of parameter names that weight decay leaves alone: frequencies, offsets, gains and codes."""
+
+
+def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
+    """A codec with the recipe's heads: `start`'s weights where it has them, else initialised from recipe.seed.
+
+    Raises PipelineError when the recipe needs a starting codec and there is none.
+    """
+    if recipe.codec is not None:
+        spec = CodecSpec.from_dict(recipe.codec, source="recipe: codec")
+    elif start is None:
+        raise PipelineError("the recipe has no `codec` of its own and no codec to start from was given")
+    else:
+        spec = start.spec
+    rates = output_rates(recipe, spec)
+    torch.manual_seed(recipe.seed)
+    model = SNAC(CodecSpec.from_dict({**spec.to_dict(), "output_rates": sorted(rates.values())}))
+    if start is not None and recipe.codec is None:
+        # A head that `start` lacks keeps its initialisation; one that only `start` has is not carried on.
+        wanted = model.state_dict().keys()
+        result = model.load_state_dict({k: v for k, v in start.state_dict().items() if k in wanted}, strict=False)
+        assert all(key.startswith("double_rate_head.") for key in result.missing_keys), result.missing_keys
+    return model
+
+
+def output_rates(recipe: Recipe, spec: CodecSpec) -> dict[HeadName, int]:
+    """Hz of each of the recipe's heads."""
+    return {head: spec.sampling_rate * (2 if head == "double" else 1) for head in recipe.heads}
+
+
+def group_of(name: str, model: SNAC) -> GroupName:
+    """The group that the parameter called `name` belongs to."""
+    if name.startswith("double_rate_head."):
+        return "double_head"
+    if name.startswith("decoder."):
+        return "trunk" if int(name.split(".")[2]) < len(model.decoder.trunk) else "native_head"
+    return "encoder" if name.startswith("encoder.") else "quantizer"
+
+
+def build_optimizer(recipe: Recipe, model: SNAC) -> torch.optim.AdamW:
+    """AdamW with, for every group that some stage trains, a decayed and an undecayed list of parameters."""
+    trained = set().union(*(stage.learning_rates for stage in recipe.stages))
+    lists: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        group = group_of(name, model)
+        if group in trained:
+            lists.setdefault((group, not name.endswith(UNDECAYED)), []).append(parameter)
+    options = recipe.optimizer
+    return torch.optim.AdamW(
+        [
+            {"params": params, "name": group, "weight_decay": options.weight_decay if decayed else 0.0}
+            for (group, decayed), params in sorted(lists.items(), key=lambda item: item[0])
+        ],
+        lr=0.0,
+        betas=options.betas,
+    )
+
+
+def enter_stage(stage: Stage, model: SNAC) -> None:
+    """Let gradients flow into the stage's groups only."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(group_of(name, model) in stage.learning_rates)
+        parameter.grad = None
+
+
+def trained_parameters(model: SNAC) -> Iterator[nn.Parameter]:
+    """The parameters of the current stage."""
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

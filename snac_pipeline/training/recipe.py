@@ -1,0 +1,211 @@
+"""Recipes: how one model is trained, as a YAML file checked field by field.
+
+In: recipes/*.yaml, and an overlay for short runs. Out: a `Recipe`, whose `identity()` names everything that changes
+the result and so the run's folder.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import Section, parse_model, read_yaml
+
+GroupName = Literal["encoder", "quantizer", "trunk", "native_head", "double_head"]
+"""Parts of the model with a learning rate of their own: the decoder's trunk (all but its last Snake and conv), the
+published head (those two), and the head at twice the rate."""
+
+HeadName = Literal["native", "double"]
+"""Output at the codec's sampling rate, and at twice that."""
+
+
+class Head(Section):
+    """An output that the loss looks at."""
+
+    weight: float = pydantic.Field(1.0, ge=0)
+    """Factor of this head's loss in the total."""
+    n_ffts: list[int] = pydantic.Field([1024, 2048, 4096], min_length=1)
+    """STFT sizes; the hop is a quarter, the window Hann."""
+
+
+class Losses(Section):
+    """Weights of the loss terms of every head; terms of weight 0 are not computed."""
+
+    l1: float = pydantic.Field(1.0, ge=0)
+    """Mean absolute difference of the waveforms."""
+    stft: float = pydantic.Field(1.0, ge=0)
+    """Mean absolute difference of STFT magnitudes, averaged over the scales."""
+    log_stft: float = pydantic.Field(0.0, ge=0)
+    """The same of the logarithms; keeps the noise branch alive, which the other two train away."""
+    commitment: float = pydantic.Field(0.25, ge=0)
+    """Pull of the encoder towards the chosen codes; only when the quantizer is trained."""
+    codebook: float = pydantic.Field(1.0, ge=0)
+    """Pull of the codes towards the encoder; only when the quantizer is trained."""
+
+
+class Stage(Section):
+    """Consecutive epochs with one set of trained parts and one learning-rate curve."""
+
+    name: str
+    epochs: int = pydantic.Field(ge=1)
+    learning_rates: dict[GroupName, float] = pydantic.Field(min_length=1)
+    """Peak learning rate of each trained part; parts not listed are frozen."""
+    schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
+    """Of every group's own rate: constant; half a cosine down to `final_fraction`; or up from 1/25 over the first
+    30 % and down to 1/250,000 (Smith and Topin, 2018; the defaults of torch's OneCycleLR)."""
+    warmup_steps: int = pydantic.Field(0, ge=0)
+    """Steps of linear warm-up in front of `constant` and `cosine`."""
+    final_fraction: float = pydantic.Field(0.1, ge=0, le=1)
+    """Where `cosine` ends, as a fraction of the peak."""
+    head_weights: dict[HeadName, float] = pydantic.Field(default_factory=dict)
+    """Weights that replace those of `heads` during this stage."""
+
+
+class Lesson(Section):
+    """Consecutive epochs with one segment length."""
+
+    epochs: int = pydantic.Field(ge=1)
+    seconds: float = pydantic.Field(gt=0)
+    """Length of the supervised segments; rounded to whole coarse frames (with attention: whole windows)."""
+    batch_multiplier: float = pydantic.Field(1.0, gt=0)
+    """Times batch_size, rounded down."""
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = pydantic.Field(1e-4, ge=0)
+    """Of convolution directions only, never of gains, biases, Snake's alphas or codebooks."""
+    grad_clip: float = pydantic.Field(1.0, gt=0)
+    """Largest norm of all gradients together."""
+
+
+class Validation(Section):
+    """The held-out measurement before, during and after training."""
+
+    utterances: int = pydantic.Field(64, ge=1)
+    """Held-out utterances at most, the same ones every time."""
+    seconds: float = pydantic.Field(4.0, gt=0)
+    """Only so much from the start of each is used."""
+    every_epochs: int = pydantic.Field(1, ge=1)
+
+
+class DeadCodes(Section):
+    """Restart of codes that nothing chooses, when the quantizer is trained."""
+
+    every_steps: int = pydantic.Field(200, ge=1)
+    until: float = pydantic.Field(0.8, ge=0, le=1)
+    """Fraction of training after which codes are left alone."""
+
+
+class Checkpoints(Section):
+    """When to save. Nothing here changes results, so that a changed cadence resumes the same run."""
+
+    every_minutes: float = pydantic.Field(10.0, gt=0)
+    every_steps: int | None = pydantic.Field(None, ge=1)
+    keep: int = pydantic.Field(2, ge=1)
+    """Newest checkpoints that are kept."""
+
+
+class Recipe(Section):
+    """One training, whole."""
+
+    phase: Literal["phase10", "phase11", "phase12", "scratch"]
+    """What the run is called, and which part of an overlay applies to it."""
+    codec: dict[str, Any] | None = None
+    """config.json fields of a new codec with random weights (scratch); absent: start from a trained one."""
+    heads: dict[HeadName, Head] = pydantic.Field(min_length=1)
+    detach_native: bool = False
+    """Keep the double-rate loss out of the native output that the double-rate head interpolates."""
+    stages: list[Stage] = pydantic.Field(min_length=1)
+    curriculum: list[Lesson] = pydantic.Field(min_length=1)
+    batch_size: int = pydantic.Field(ge=1)
+    losses: Losses = Losses()
+    optimizer: Optimizer = Optimizer()
+    noise: Literal["on", "off"] = "on"
+    """Whether the decoder's noise is drawn while training; validation always uses seeded noise."""
+    context_frames: int | None = pydantic.Field(None, ge=0)
+    """Coarse frames decoded on each side but not supervised; absent: what makes slices exact for this codec."""
+    validation: Validation = Validation()
+    dead_codes: DeadCodes = DeadCodes()
+    seed: int = 0
+    compile: bool = True
+    """Use fused kernels where a C++ compiler is found; the eager way is said aloud when taken. Changes rounding."""
+    loader_workers: int = pydantic.Field(0, ge=0)
+    """Processes that read ahead; 0: a thread of this one. Does not change results."""
+    checkpoints: Checkpoints = Checkpoints()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        staged, taught = self.epochs, sum(lesson.epochs for lesson in self.curriculum)
+        if staged != taught:
+            raise ValueError(f"the stages have {staged} epochs together, the curriculum {taught}")
+        groups = set().union(*(stage.learning_rates for stage in self.stages))
+        if "double_head" in groups and "double" not in self.heads:
+            raise ValueError("double_head has a learning rate, but heads has no `double`")
+        if self.codec is None and "encoder" in groups and "quantizer" not in groups:
+            raise ValueError("the encoder is trained but the quantizer is not: give both a learning rate, or neither")
+        for lesson in self.curriculum:
+            if int(self.batch_size * lesson.batch_multiplier) < 1:
+                raise ValueError(f"batch_size {self.batch_size} x {lesson.batch_multiplier} rounds down to 0")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training speech."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def trains_codes(self) -> bool:
+        """Whether encoder or quantizer change, so that audio and not cached codes is the input."""
+        return any({"encoder", "quantizer"} & set(stage.learning_rates) for stage in self.stages)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change results, for the run's hash."""
+        return self.model_dump(mode="json", exclude={"checkpoints", "loader_workers"})
+
+    def stage_at(self, epoch: int) -> tuple[Stage, int]:
+        """The stage of `epoch` (from 0), and its first epoch."""
+        return _spanning(self.stages, epoch)
+
+    def lesson_at(self, epoch: int) -> tuple[Lesson, int]:
+        """The curriculum's lesson of `epoch` (from 0), and its first epoch."""
+        return _spanning(self.curriculum, epoch)
+
+
+def _spanning(spans: list, epoch: int) -> tuple[Any, int]:
+    first = 0
+    for span in spans:
+        if epoch < first + span.epochs:
+            return span, first
+        first += span.epochs
+    raise IndexError(f"epoch {epoch} of {first}")
+
+
+def load_recipe(path: str | Path, overlay: str | Path | None = None) -> Recipe:
+    """Read a recipe; fields of `overlay`, a file with one mapping per phase, replace the recipe's.
+
+    Raises PipelineError naming file and key.
+    """
+    content = read_yaml(Path(path))
+    source = str(path)
+    if overlay is not None:
+        layers = read_yaml(Path(overlay))
+        unknown = set(layers) - {"phase10", "phase11", "phase12", "scratch"}
+        if unknown:
+            raise PipelineError(f"{overlay}: unknown key `{sorted(unknown)[0]}`; an overlay has one mapping per phase")
+        layer = layers.get(str(content.get("phase")))
+        if layer is not None:
+            content, source = _laid_over(content, layer), f"{path} with {overlay}"
+    return parse_model(Recipe, content, source)
+
+
+def _laid_over(below: dict, above: dict) -> dict:
+    """Mappings are merged key by key; everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,131 @@
+"""The same codes, the same reference, the same noise for every contestant."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.corpus.audio import read_audio
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.evaluation import METRICS, Contestant, Stage, Utterance, codebook_use, compare, resampled_name
+from snac_pipeline.evaluation.compare import SCHEMA, soxr_vhq
+
+FEW = [metric for metric in METRICS if metric.name in ("mel_distance", "si_sdr", "l1", "log_spectral_distance_high")]
+NAMES = ["base", "phase 10", "base resampled to 48 kHz", "phase 12"]
+
+
+def test_every_utterance_model_and_metric_has_one_row(contestants, utterances):
+    table = compare(contestants, utterances, metrics=FEW)
+    assert table.schema == pl.Schema(SCHEMA)
+    assert table.height == len(utterances) * len(NAMES) * len(FEW)
+    assert table.n_unique(["utterance", "model", "metric"]) == table.height
+    assert table["model"].unique(maintain_order=True).to_list() == NAMES
+    assert (table["value"].is_null() == table["reason"].is_not_null()).all()
+    assert table.filter(pl.col("reason").is_not_null())["metric"].unique().to_list() == ["log_spectral_distance_high"]
+
+
+def test_two_runs_give_the_same_table_and_order_does_not_matter(contestants, utterances):
+    table = compare(contestants, utterances, metrics=FEW)
+    assert_frame_equal(table, compare(contestants, utterances, metrics=FEW), check_exact=True)
+    backwards = compare(contestants, utterances[::-1], metrics=FEW)
+    assert_frame_equal(table, backwards, check_row_order=False, check_exact=True)
+
+
+def test_a_rendition_is_the_codecs_own_decode(codecs, contestants, utterances):
+    utterance = utterances[3]
+    renditions = {rendition.contestant.name: rendition for rendition in Stage(contestants, seed=7).render(utterance)}
+    codes = [torch.from_numpy(level.astype(np.int64))[None] for level in utterance.codes]
+    with torch.inference_mode():
+        expected = SNAC.from_pretrained(codecs / "base").decode(codes, noise="seeded", seed=7)[0, 0].numpy()
+    reference = read_audio(utterance.path, 24_000)
+    np.testing.assert_array_equal(renditions["base"].reference_T, reference)
+    np.testing.assert_array_equal(renditions["base"].estimate_T, expected[: len(reference)])
+    resampled = renditions["base resampled to 48 kHz"].estimate_T
+    np.testing.assert_array_equal(resampled, soxr_vhq(expected, 24_000, 48_000)[: len(resampled)])
+    assert len(renditions["phase 12"].estimate_T) == len(read_audio(utterance.path, 48_000))
+
+
+def test_seconds_at_the_start_are_those_of_the_whole(contestants, utterances):
+    whole, start = (Stage(contestants, max_seconds=seconds).render(utterances[7]) for seconds in (None, 0.5))
+    for full, part in zip(whole, start, strict=True):
+        assert len(part.estimate_T) == round(0.512 * part.contestant.output_rate)  # 6 coarse frames of 85.3 ms
+        np.testing.assert_array_equal(part.reference_T, full.reference_T[: len(part.reference_T)])
+        if part.contestant.resampled_from is None:
+            np.testing.assert_allclose(part.estimate_T, full.estimate_T[: len(part.estimate_T)], atol=1e-5)
+
+
+def test_a_reference_below_the_output_rate_is_told(contestants, utterances):
+    table = compare(contestants, utterances, metrics=FEW[:1])
+    noted = table.filter(pl.col("note").is_not_null())
+    assert noted["utterance"].unique().to_list() == [utterances[0].digest]
+    assert noted["note"].unique().to_list() == ["resampled reference (16000 Hz file)"]
+    assert noted["model"].to_list() == NAMES
+
+
+def test_the_base_resampled_joins_once_for_each_other_rate(contestants):
+    stand_in = contestants[0].resampled(48_000)
+    assert stand_in == Contestant(resampled_name("base", 48_000), contestants[0].folder, 48_000, 24_000)
+    again = dataclasses.replace(contestants[2], name="again")
+    for given in ([*contestants, again], [*contestants[:2], stand_in, contestants[2], again]):
+        assert [contestant.name for contestant in Stage(given).contestants] == [*NAMES, "again"]
+
+
+def test_what_cannot_be_measured_is_counted_and_the_rest_goes_on(contestants, utterances, tmp_path):
+    (tmp_path / "text.wav").write_text("this is not audio")
+    short_codes = [level[: n * k] for level, n, k in zip(utterances[5].codes, [2] * 3, (1, 2, 4), strict=True)]
+    bad = [
+        Utterance("gone", tmp_path / "gone.wav", utterances[5].codes),
+        Utterance("text", tmp_path / "text.wav", utterances[5].codes),
+        Utterance("short", utterances[5].path, short_codes),
+        Utterance("ragged", utterances[5].path, [level[:3] for level in utterances[5].codes]),
+        Utterance("range", utterances[5].path, [level + 60_000 for level in utterances[5].codes]),
+    ]
+    table = compare(contestants, [*bad, utterances[6]], metrics=FEW[:1])
+    failed = table.filter(pl.col("utterance") != utterances[6].digest)
+    assert failed.height == len(bad) * len(NAMES) and failed["value"].null_count() == failed.height
+    reasons = dict(failed.select("utterance", "reason").unique().iter_rows())
+    assert "gone.wav" in reasons["gone"] and "text.wav" in reasons["text"]
+    assert "belong to another file" in reasons["short"] and "coarse frames" in reasons["ragged"]
+    assert "codebook" in reasons["range"]
+    assert table.filter(pl.col("utterance") == utterances[6].digest)["value"].null_count() == 0
+
+
+def test_limit_and_progress(contestants, utterances):
+    heard = []
+    table = compare(contestants[:1], iter(utterances), metrics=FEW[2:], limit=3, progress=heard.append)
+    assert heard == [1, 2, 3] and table["utterance"].n_unique() == 3
+
+
+def test_contestants_that_cannot_be_compared_are_refused(codecs, contestants, tmp_path):
+    with pytest.raises(PipelineError, match="no model to compare"):
+        Stage([])
+    with pytest.raises(PipelineError, match=r"phase 9.*not to 48000 Hz"):
+        Stage([contestants[0], Contestant("phase 9", codecs / "tuned", 48_000)])
+    with pytest.raises(PipelineError, match="name of its own"):
+        Stage([contestants[0], dataclasses.replace(contestants[1], name="base")])
+    other = CodecSpec(
+        sampling_rate=24_000, encoder_dim=4, encoder_rates=(2, 4, 8, 8), decoder_dim=32, decoder_rates=(8, 8, 4, 2),
+        attn_window_size=None, vq_strides=(2, 1), codebook_size=64, codebook_dim=4,
+    )  # fmt: skip
+    SNAC(other).save_pretrained(tmp_path / "other")
+    with pytest.raises(PipelineError, match="other codes than base"):
+        Stage([contestants[0], Contestant("other", tmp_path / "other", 24_000)])
+
+
+def test_codebook_use_of_even_and_of_constant_codes():
+    spec = CodecSpec(
+        sampling_rate=24_000, encoder_dim=48, encoder_rates=(2, 4, 8, 8), decoder_dim=1024, decoder_rates=(8, 8, 4, 2),
+        attn_window_size=None, vq_strides=(4, 2, 1),
+    )  # fmt: skip
+    even, constant = np.arange(4096, dtype=np.uint16), np.zeros(8192, np.uint16)
+    halves = np.tile(np.array([3, 4095], np.uint16), 8192)
+    table = codebook_use([(even, constant, halves)], spec)
+    assert table["level"].to_list() == ["0", "1", "2", "all"]
+    assert table["perplexity"].to_list()[:3] == pytest.approx([4096, 1, 2])
+    assert table["used"].to_list() == [4096, 1, 2, None]
+    assert table["bitrate"].to_list() == pytest.approx([140.625, 281.25, 562.5, 984.375])
+    assert table["entropy_bitrate"].to_list() == pytest.approx([140.625, 0, 46.875, 187.5])

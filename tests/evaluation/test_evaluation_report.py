@@ -1,0 +1,180 @@
+"""The report as a reader meets it: in a browser, from the disk, without a network."""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from snac_pipeline.evaluation import (
+    METRICS,
+    Metric,
+    ReportContext,
+    choose_examples,
+    codebook_use,
+    compare,
+    listening_examples,
+    render_report,
+    summarise,
+    write_evaluation,
+)  # fmt: skip
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PLUGIN = Metric("mos", "Predicted MOS", lambda *_: 0.0, True, "MOS", 2, package="no_such_package")
+REGISTRY = (*(metric for metric in METRICS if metric.package is None), PLUGIN)
+CURVE = [{"step": i, "loss": 9 / (i + 1), "val": 10 / (i + 1) if i % 5 == 0 else None} for i in range(20)]
+NASTY = "phase <script>alert(1)</script> $10$ & \"co\""  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluation(spec, contestants, utterances, tmp_path_factory):
+    metrics = compare(contestants, utterances, metrics=REGISTRY)
+    summary = summarise(metrics, registry=REGISTRY)
+    chosen = choose_examples(metrics, "phase 10", count=2)
+    context = ReportContext(
+        command="dagster job execute -m snac_pipeline.definitions -j evaluate",
+        versions={"data": {"manifest": "0123", "splits": "4567"}, "recipe": "phase10"},
+        registry=REGISTRY,
+        curves={"phase 10": CURVE},
+        examples=listening_examples(contestants, utterances, chosen),
+        codebook=codebook_use((utterance.codes for utterance in utterances), spec),
+        notes=["A note of the caller."],
+        paths={utterances[0].digest: "speaker/first.wav"},
+    )
+    folder = tmp_path_factory.mktemp("evaluation") / "abc"
+    return write_evaluation(folder, metrics, summary, context), metrics, summary, context
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM} (set CHROMIUM to its path)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request, browser, evaluation):
+    """The open report; fails at the end on console errors and on requests that leave the page."""
+    context = browser.new_context(color_scheme=request.param, viewport={"width": 1280, "height": 900})
+    page, troubles = context.new_page(), []
+    page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: troubles.append(request.url) if request.url.startswith("http") else None)
+    page.goto(evaluation[0].as_uri())
+    page.scheme = request.param
+    yield page
+    context.close()
+    assert troubles == []
+
+
+def test_the_folder_holds_the_tables_and_the_same_facts_as_json(evaluation):
+    report, metrics, summary, _ = evaluation
+    assert sorted(path.name for path in report.parent.iterdir()) == ["metrics.parquet", "report.html", "summary.json"]
+    assert_frame_equal(pl.read_parquet(report.parent / "metrics.parquet"), metrics)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in summary.json")
+
+    facts = json.loads((report.parent / "summary.json").read_text(), parse_constant=refuse)
+    assert facts["metrics"] == summary.to_dicts() and facts["utterances"] == 8
+    assert facts["not_run"] == {"mos": "not run: no_such_package is not installed"}
+    assert len(facts["worst"]["phase 10"]) == 8 and len(facts["headlines"]) == 2
+    assert facts["versions"]["data · splits"] == "4567"
+
+
+def test_writing_again_gives_the_same_page(evaluation, tmp_path):
+    report, metrics, summary, context = evaluation
+    again = write_evaluation(tmp_path / "again", metrics, summary, context)
+    assert again.read_bytes() == report.read_bytes()
+
+
+def test_what_qualifies_the_figures_is_told_above_them(page):
+    notes = page.locator(".notes").inner_text()
+    assert "Predicted MOS: not run: no_such_package is not installed." in notes
+    assert "Targets at 24 and 48 kHz are resampled for 1 of 8 utterances: resampled reference (16000 Hz file)" in notes
+    assert "A note of the caller." in notes
+    assert page.locator("#results h3").all_inner_texts()[:2] == ["24 kHz", "48 kHz"]
+    assert "Predicted MOS (not run" in page.locator("#results").inner_text()
+
+
+def test_the_tables_fit_the_page_and_numbers_end_in_line(page):
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    right_edges = page.eval_on_selector_all(
+        "#results table:first-of-type tbody tr > :nth-child(2)",
+        "cells => [...new Set(cells.filter(c => c.closest('table') === cells[0].closest('table'))"
+        ".map(c => Math.round(c.getBoundingClientRect().right)))]",
+    )
+    assert len(right_edges) == 1
+    digits = page.locator("#results table").first.evaluate("t => getComputedStyle(t).fontVariantNumeric")
+    assert digits == "tabular-nums"
+
+
+def test_sounds_load_and_play_and_one_stops_the_other(page):
+    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
+    durations = page.eval_on_selector_all("audio", "all => all.map(a => a.duration)")
+    assert len(durations) == 2 * 5 and all(0.4 < seconds < 1.3 for seconds in durations)
+    page.evaluate("async () => { const a = document.querySelectorAll('audio')[0]; a.muted = true; await a.play(); }")
+    page.wait_for_function("document.querySelectorAll('audio')[0].currentTime > 0.05")
+    page.evaluate("async () => { const a = document.querySelectorAll('audio')[1]; a.muted = true; await a.play(); }")
+    first, second = page.eval_on_selector_all("audio", "all => [all[0].paused, all[1].currentTime]")
+    assert first and second > 0.04
+
+
+def test_pictures_are_not_blank(page):
+    shades = page.eval_on_selector_all(
+        "img",
+        """async images => Promise.all(images.map(async image => {
+            await image.decode();
+            const canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            const context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0);
+            const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(pixels.filter((_, i) => i % 4 === 0)).size;
+        }))""",
+    )
+    assert len(shades) == 10 and min(shades) > 20
+    assert page.locator("#spread svg path").count() > 50 and page.locator("#training svg path").count() > 5
+
+
+def test_drawings_follow_the_colour_scheme(page):
+    style = "element => ['color', 'backgroundColor', 'fill'].map(name => getComputedStyle(element)[name])"
+    ink, paper, _ = page.locator("body").evaluate(style)
+    muted, _, _ = page.locator("#training p.about").evaluate(style)
+    _, _, drawn = page.locator("#training svg text").first.evaluate(style)
+    assert drawn in (ink, muted)
+    assert (brightness(paper) > brightness(ink)) == (page.scheme == "light")
+
+
+def brightness(colour):
+    """Sum of the channels of "rgb(r, g, b)"."""
+    return sum(int(channel) for channel in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_a_phone_sees_the_page_without_scrolling_sideways(browser, evaluation):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(evaluation[0].as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
+def test_names_are_text_and_never_markup(evaluation):
+    metrics = evaluation[1]
+    renamed = metrics.with_columns(pl.col("model").replace("phase 10", NASTY))
+    page = render_report(
+        renamed, summarise(renamed, registry=REGISTRY), ReportContext("x", registry=REGISTRY, curves={NASTY: CURVE})
+    )
+    assert "<script>alert" not in page and "phase &lt;script&gt;" in page
+
+
+def test_a_base_alone_is_a_report_too(evaluation):
+    metrics = evaluation[1].filter(pl.col("model") == "base")
+    page = render_report(metrics, summarise(metrics, registry=REGISTRY), ReportContext("x", registry=REGISTRY))
+    assert "base, measured alone" in page and 'id="spread"' not in page

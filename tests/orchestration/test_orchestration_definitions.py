@@ -1,0 +1,116 @@
+"""What Dagster is given: the graph as one text to read, light to import, and clear about settings that do not work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from snac_pipeline.definitions import build_defs
+from snac_pipeline.settings import SETTINGS_VARIABLE
+
+GRAPH = Path(__file__).with_name("graph.txt")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def described(defs: dg.Definitions) -> str:
+    """Assets with group, partitions and what they are made from, their checks, and the jobs and schedules."""
+    graph = defs.resolve_asset_graph()
+    lines = []
+    for key in sorted(graph.get_all_asset_keys()):
+        node = graph.get(key)
+        parts = [node.group_name, "by corpus" if node.partitions_def else "", "observed" if node.is_external else ""]
+        made_from = ", ".join(sorted(parent.to_user_string() for parent in node.parent_keys)) or "-"
+        lines.append(f"asset {key.to_user_string()} ({', '.join(filter(None, parts))}) <- {made_from}")
+    for key in sorted(graph.asset_check_keys, key=str):
+        blocking = ", blocking" if graph.get(key).blocking else ""
+        lines.append(f"check {key.name} (on {key.asset_key.to_user_string()}{blocking})")
+    for job in sorted(defs.resolve_all_job_defs(), key=lambda job: job.name):
+        if not job.name.startswith("__"):
+            keys = sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+            tags = {name.removeprefix("dagster/asset_partition_range_"): value for name, value in job.run_tags.items()}
+            over = f" (from {tags['start']} to {tags['end']})" if tags else ""
+            lines.append(f"job {job.name}{over}: {', '.join(keys)}")
+    for schedule in defs.schedules or []:
+        lines.append(f"schedule {schedule.name} ({schedule.cron_schedule}, {schedule.default_status.value}): {schedule.job_name}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_graph_is_the_one_written_down(project):
+    """After a wanted change: `UPDATE_GRAPH=1 pytest tests/orchestration`, and read the difference."""
+    found = described(build_defs(project.settings_file))
+    if os.environ.get("UPDATE_GRAPH"):
+        GRAPH.write_text(found)
+    assert found == GRAPH.read_text()
+
+
+def test_what_a_decoder_starts_from_is_an_edge_and_unlisted_decoders_are_absent(project):
+    decoders = {
+        "decoder_24khz": {"recipe": "a.yaml"},
+        "decoder_dual_head": {"recipe": "b.yaml", "starts_from": "decoder_24khz"},
+    }
+    project.change_settings(training={"decoders": decoders})
+    defs = build_defs(project.settings_file)
+    graph = defs.resolve_asset_graph()
+    parents = {parent.to_user_string() for parent in graph.get(dg.AssetKey("decoder_dual_head")).parent_keys}
+    assert parents == {"splits", "code_cache", "decoder_24khz"}
+    assert not graph.has(dg.AssetKey("decoder_48khz"))
+    assert "train_phase11" not in {job.name for job in defs.resolve_all_job_defs()}
+
+
+def test_every_asset_explains_itself_and_has_a_code_version(project):
+    graph = build_defs(project.settings_file).resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert len(node.description or "") > 40, key
+        assert node.kinds, key
+        assert node.code_version or node.is_external, key
+
+
+def test_a_job_over_several_corpora_is_one_run(project):
+    """Dagster takes the smallest policy of all partitioned assets of a job, and only warns."""
+    defs = build_defs(project.settings_file)
+    for name in ("pipeline", "prepare_corpus", "cache_codes", "refresh_codes"):
+        assert defs.resolve_job_def(name).backfill_policy == dg.BackfillPolicy.single_run(), name
+
+
+def test_loading_the_definitions_imports_no_torch(project):
+    code = "import sys, snac_pipeline.definitions; print(*{'torch', 'torchaudio', 'ray'} & set(sys.modules))"
+    environment = {**os.environ, SETTINGS_VARIABLE: str(project.settings_file)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_library_imports_no_dagster_but_in_definitions():
+    found = {
+        str(file.relative_to(REPOSITORY))
+        for file in (REPOSITORY / "snac_pipeline").rglob("*.py")
+        if any(line.split()[:2] in (["import", "dagster"], ["from", "dagster"]) for line in file.read_text().splitlines())
+    }
+    assert found <= {"snac_pipeline/definitions.py"}
+
+
+def test_a_wrong_key_in_the_settings_is_one_sentence_on_the_command_line(project):
+    project.change_settings(hom="elsewhere")
+    done = project.dagster("job", "execute", "-m", "snac_pipeline.definitions", "-j", "pipeline")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"Error: {project.settings_file}: unknown key `hom`" in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, "corpora: {}"], ids=["absent", "without corpora"])
+def test_settings_that_cannot_be_used_are_named(project, content):
+    project.settings_file.unlink()
+    if content:
+        project.settings_file.write_text(content)
+    with pytest.raises(ValueError, match=str(project.settings_file)):
+        build_defs(project.settings_file)
+
+
+def test_the_workspace_file_loads(project):
+    environment = {**os.environ, "DAGSTER_HOME": str(project.folder / ".dagster")}
+    environment[SETTINGS_VARIABLE] = str(project.settings_file)
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

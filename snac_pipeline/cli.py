@@ -2,7 +2,8 @@
 
 With --json a command prints JSON objects, one per line: {"event": "progress", ...} while it works, then one
 {"event": "result", ...} or {"event": "error", "message": ...}; Dagster's assets read just that. Without it, progress
-goes to standard error and the result is printed for people. Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+goes to standard error and the result is printed for people. Exit status: 0 done, 1 failed, 2 wrong use, 130
+interrupted.
 """
 
 import argparse
@@ -78,60 +79,60 @@ def _readable(value: Any) -> str:
 
 
 def _scan(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.corpus import scan_corpus
 
     names = options.corpus or list(settings.corpora)
-    results = {name: steps.scan_corpus(settings, name, options.limit, on_event) for name in names}
+    results = {name: scan_corpus(settings, name, options.limit, on_event) for name in names}
     return results[names[0]] if len(names) == 1 else results
 
 
 def _split(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.corpus import split_corpora
 
-    return steps.split_corpora(settings)
+    return split_corpora(settings)
 
 
 def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
     from snac_pipeline.codec import SNAC
+    from snac_pipeline.steps.codes import base_codec, describe_codec
 
     if options.codec is None:
-        return steps.describe_codec(steps.base_codec(settings)[0], settings.base_codec.source)
-    return steps.describe_codec(SNAC.from_pretrained(options.codec), options.codec)
+        return describe_codec(base_codec(settings)[0], settings.base_codec.source)
+    return describe_codec(SNAC.from_pretrained(options.codec), options.codec)
 
 
 def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.codes import cache
 
-    return steps.cache(settings, options.corpus or list(settings.corpora), on_event)
+    return cache(settings, options.corpus or list(settings.corpora), on_event)
 
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.codes import verify_codes
 
-    return steps.verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+    return verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
 
 
 def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.training import train
     from snac_pipeline.training.loop import Interrupted
 
     try:
-        return steps.train(settings, options.what, options.limit, on_event)
+        return train(settings, options.what, options.limit, on_event)
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from interrupted
 
 
 def _evaluate(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.evaluation import evaluate
 
-    return steps.evaluate(settings, on_event)
+    return evaluate(settings, on_event)
 
 
 def _tokens(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline import steps
+    from snac_pipeline.steps.tokens import analyze
 
-    return steps.tokens(settings, options.what, on_event)
+    return analyze(settings, options.what, on_event)
 
 
 def _recipe(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -173,9 +174,6 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(command=function)
         command.add_argument("--settings", metavar="FILE", help=f"default: ${SETTINGS_VARIABLE}, or ./pipeline.yaml")
-        command.add_argument(
-            "--limit", type=_positive, metavar="N", help="at most N files of each corpus (a quick try)"
-        )
         command.add_argument("--json", action="store_true", help="print JSON objects, one per line")
         return command
 

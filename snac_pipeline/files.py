@@ -70,7 +70,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure it is removed.
+
+    A folder that was at `path` is moved aside first and removed last; a crash between the two renames leaves both under
+    temporary names, so nothing is lost, but `path` has to be written again.
+    """
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
     try:
@@ -81,10 +85,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         flush_folder(temporary)
         temporary.chmod(0o755)
+        replaced = path.with_name(f"{temporary.name}-replaced")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(replaced)
         temporary.rename(path)
         flush_folder(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

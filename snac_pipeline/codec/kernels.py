@@ -2,7 +2,8 @@
 
 Snake and the depthwise convolutions move much memory and compute little. Written as plain functions here, they can be
 compiled into one pass each (`fuse_kernels`); without a compiler the same functions run eagerly. Results agree to
-rounding. Only training takes this path: inference runs the plain operations, so that codes never depend on it.
+rounding. Only calls that record
+gradients take this path: without them the plain operations run, so that cached codes never depend on a compiler.
 """
 
 import functools

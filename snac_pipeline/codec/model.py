@@ -5,14 +5,12 @@ codes, same audio under the same noise. Beyond it: noise as an argument, exact c
 rate. Axes: B batch, C channels, T samples, L latents, K levels.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from snac_pipeline.codec import hub
 from snac_pipeline.codec.heads import DoubleRateHead
@@ -111,8 +109,6 @@ class SNAC(nn.Module):
         if max(self.spec.output_rates) > self.spec.sampling_rate:
             width = self.spec.decoder_dim // 2 ** len(self.spec.decoder_rates)
             self.double_rate_head = DoubleRateHead(width, self.spec.depthwise)
-        # `fixed_weights` caches by object id, and a codec made inside it may have the ids of one that is gone.
-        parametrize._cache.clear()
 
     # ---- loading and saving ------------------------------------------------------------------------------------
 
@@ -152,9 +148,9 @@ class SNAC(nn.Module):
         """
         return self.quantize(audio_B1T).codes
 
-    def quantize(self, audio_B1T: Tensor) -> Quantized:
+    def quantize(self, audio_B1T: Tensor, rounded: bool = True) -> Quantized:
         """`encode` with the quantized latents and what training from scratch needs."""
-        return self.quantizer(self.encoder(self.preprocess(audio_B1T)))
+        return self.quantizer(self.encoder(self.preprocess(audio_B1T)), rounded)
 
     # ---- codes -> audio ----------------------------------------------------------------------------------------
 
@@ -221,10 +217,3 @@ class SNAC(nn.Module):
         rate = self.spec.output_rates[0]
         audio = self.synthesize(quantized.latents_BCL, Noise("upstream"), (rate,))[rate]
         return audio[..., : length * rate // self.spec.sampling_rate], quantized.codes
-
-
-@contextlib.contextmanager
-def fixed_weights() -> Iterator[None]:
-    """Compute each weight-normalised weight once while this is entered; for many calls without training between."""
-    with parametrize.cached(), torch.inference_mode():
-        yield

@@ -74,7 +74,9 @@ class ResidualQuantizer(nn.Module):
             for stride in spec.vq_strides
         )
 
-    def forward(self, latents_BCL: Tensor) -> Quantized:
+    def forward(self, latents_BCL: Tensor, rounded: bool = True) -> Quantized:
+        """Quantize latents (B, C, L). With `rounded` False they pass the code spaces unrounded, as at the beginning of
+        training from scratch; `codes` and `chosen` are then what rounding would have taken."""
         residual, total = latents_BCL, torch.zeros_like(latents_BCL)
         codes, projected, chosen = [], [], []
         for quantizer in self.quantizers:
@@ -83,7 +85,7 @@ class ResidualQuantizer(nn.Module):
             nearest = quantizer.lookup(indices)
             # Straight-through: the value is the code's (to rounding, which the residuals of the published model
             # carry too), the gradient the encoder's.
-            step = quantizer.expand(vectors + (nearest - vectors).detach())
+            step = quantizer.expand(vectors + (nearest - vectors).detach() if rounded else vectors)
             total, residual = total + step, residual - step
             codes.append(indices)
             projected.append(vectors)

@@ -21,7 +21,7 @@ from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_batch, recordings
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
 from snac_pipeline.codes.parts import cached_digests, codes_folder, prepare_folder, read_codes, write_part
-from snac_pipeline.corpus.audio import UnreadableAudio, read_audio
+from snac_pipeline.corpus import UnreadableAudio, read_audio
 from snac_pipeline.engine.local import run_parts
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from snac_pipeline.codec import SNAC, CodecSpec, fixed_weights
+from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.corpus.audio import read_audio, resampled_length
 
 
@@ -64,7 +64,7 @@ def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) 
 def encode_array(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
-    with fixed_weights():
+    with torch.inference_mode():
         codes = model.encode(torch.from_numpy(audio_BT)[:, None].to(device))
     return [level.cpu().numpy().astype(np.uint16) for level in codes]
 

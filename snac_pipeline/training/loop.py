@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from snac_pipeline.codec import SNAC, Noise
+from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import write_json
 from snac_pipeline.training.checkpoints import checkpoint_folders, load_newest, save_checkpoint
+from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.data import Batch, SpeechSlices, read_batches
-from snac_pipeline.training.dead_codes import CodeUse
 from snac_pipeline.training.losses import reconstruction_losses
 from snac_pipeline.training.model import build_optimizer, enter_stage, output_rates, trained_parameters
 from snac_pipeline.training.recipe import Recipe
@@ -60,7 +61,6 @@ class Progress:
     batch: int = 0
     """Batches of the epoch that are done."""
     step: int = 0
-    code_use: Tensor | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -75,15 +75,15 @@ def train(
     device = next(model.parameters()).device
     optimizer = build_optimizer(recipe, model)
     plan = Plan(recipe, model, speech)
-    code_use = CodeUse(model)
-    progress = _resume(run, model, optimizer, code_use, on_event) or Progress()
+    care = CodebookCare(model, recipe.codebooks)
+    progress = _resume(run, model, optimizer, care, on_event) or Progress()
     baseline = _baseline(recipe, model, held_out, run, fresh=progress.step == 0, on_event=on_event)
     started, audio_seconds, logged, saved = time.monotonic(), 0.0, 0.0, time.monotonic()
     model.train()
 
     def save() -> None:
-        progress.code_use = code_use.counts_KV
         state = {
+            "codebooks": care.state(),
             "progress": vars(progress),
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -105,7 +105,9 @@ def train(
                 factor = learning_rate_factor(stage, stage_done + progress.batch, stage_steps)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rates.get(group["name"], 0.0) * factor
-                loss = training_step(recipe, model, batch.to(device), weights, code_use, progress.step, plan.steps)
+                if recipe.trains_codes:
+                    care.tend(progress.step, plan.steps)
+                loss = training_step(recipe, model, batch.to(device), weights, care, progress.step)
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model), recipe.optimizer.grad_clip)
                 if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
@@ -123,7 +125,8 @@ def train(
                     progress.history.append(entry)
                 if now - logged > LOG_SECONDS or progress.step == plan.steps:
                     logged = now
-                    on_event(_report(progress, plan, loss.item(), audio_seconds, now - started))
+                    use = {"codebook_perplexity": care.perplexity()} if recipe.trains_codes else {}
+                    on_event({**_report(progress, plan, loss.item(), audio_seconds, now - started), **use})
                 if _checkpoint_due(recipe, progress.step, now - saved):
                     save()
                     saved = now
@@ -155,14 +158,13 @@ def training_step(
     model: SNAC,
     batch: Batch,
     weights: dict[str, float],
-    code_use: CodeUse,
+    care: CodebookCare,
     step: int,
-    steps: int,
 ) -> Tensor:
     """The loss of one batch, a scalar: decode the windows, compare the segments with their targets."""
     quantized = None
     if batch.codes is None:
-        quantized = model.quantize(batch.audio_B1T)
+        quantized = model.quantize(batch.audio_B1T, rounded=care.rounds(step))
         latents = quantized.latents_BCL
     else:
         with torch.no_grad():
@@ -179,13 +181,18 @@ def training_step(
         items = reconstruction_losses(estimate, target, valid, recipe.heads[name].n_ffts, recipe.losses)
         loss = loss + weights[name] * items.mean()
     if quantized is not None:
-        code_use.count(quantized)
-        due = step == 0 or (step + 1) % recipe.dead_codes.every_steps == 0
-        if due and step < recipe.dead_codes.until * steps:
-            code_use.restart(model, quantized)
-        for projected, chosen in zip(quantized.projected, quantized.chosen, strict=True):
-            loss = loss + recipe.losses.commitment * (projected - chosen.detach()).square().mean()
-            loss = loss + recipe.losses.codebook * (chosen - projected.detach()).square().mean()
+        care.observe(quantized)
+        if care.rounds(step):
+            loss = loss + commitment_loss(recipe, quantized)
+    return loss
+
+
+def commitment_loss(recipe: Recipe, quantized: Quantized) -> Tensor:
+    """Pull of vectors towards their codes and of codes towards their vectors (van den Oord et al., 2017)."""
+    loss = torch.zeros((), device=quantized.latents_BCL.device)
+    for projected, chosen in zip(quantized.projected, quantized.chosen, strict=True):
+        loss = loss + recipe.losses.commitment * (projected - chosen.detach()).square().mean()
+        loss = loss + recipe.losses.codebook * (chosen - projected.detach()).square().mean()
     return loss
 
 
@@ -231,7 +238,7 @@ class Plan:
 
 
 def _resume(
-    run: Path, model: SNAC, optimizer: torch.optim.Optimizer, code_use: CodeUse, on_event: OnEvent
+    run: Path, model: SNAC, optimizer: torch.optim.Optimizer, care: CodebookCare, on_event: OnEvent
 ) -> Progress | None:
     state = load_newest(run, model)
     if state is None:
@@ -241,7 +248,7 @@ def _resume(
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
     progress = Progress(**state["progress"])
-    code_use.counts_KV = progress.code_use
+    care.load_state(state["codebooks"])
     on_event({"message": f"resuming at step {progress.step}", "step": progress.step})
     return progress
 

@@ -27,12 +27,40 @@ def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
     rates = output_rates(recipe, spec)
     torch.manual_seed(recipe.seed)
     model = SNAC(CodecSpec.from_dict({**spec.to_dict(), "output_rates": sorted(rates.values())}))
-    if start is not None and recipe.codec is None:
+    if recipe.codec is not None:
+        initialise(model)
+    elif start is not None:
         # A head that `start` lacks keeps its initialisation; one that only `start` has is not carried on.
         wanted = model.state_dict().keys()
         result = model.load_state_dict({k: v for k, v in start.state_dict().items() if k in wanted}, strict=False)
         assert all(key.startswith("double_rate_head.") for key in result.missing_keys), result.missing_keys
     return model
+
+
+@torch.no_grad()
+def initialise(model: SNAC) -> None:
+    """Random weights that let sound through: every layer keeps its input's variance, biases are zero.
+
+    torch's default shrinks the signal by a third in variance at each of a codec's forty layers while its biases stay,
+    so that every input gives the same latents and training learns to ignore them (measured: 5 of 1,024 codes in use
+    after 875 steps). The first conv lifts speech (RMS about 0.1) to unit variance, the last takes it back.
+    """
+    convs = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
+    for name, module in convs:
+        if isinstance(module, nn.ConvTranspose1d):
+            fan_in = module.in_channels // module.groups * module.kernel_size[0] / module.stride[0]
+        else:
+            fan_in = module.in_channels // module.groups * module.kernel_size[0]
+        gain = fan_in**-0.5
+        if name.startswith("encoder.block.0"):
+            gain *= 10.0
+        elif name == f"decoder.model.{len(model.decoder.trunk) + 1}":
+            gain *= 0.1
+        elif name.endswith("block.3") or name.endswith("linear"):
+            gain *= 0.3  # the branches of residual units and of noise begin small beside what they are added to
+        module.weight = torch.randn_like(module.weight) * gain
+        if module.bias is not None:
+            module.bias.zero_()
 
 
 def output_rates(recipe: Recipe, spec: CodecSpec) -> dict[HeadName, int]:

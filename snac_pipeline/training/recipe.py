@@ -92,11 +92,15 @@ class Validation(Section):
     every_epochs: int = pydantic.Field(1, ge=1)
 
 
-class DeadCodes(Section):
-    """Restart of codes that nothing chooses, when the quantizer is trained."""
+class Codebooks(Section):
+    """How codebooks are started and kept in use, when the quantizer is trained; see training/codebooks.py."""
 
-    every_steps: int = pydantic.Field(200, ge=1)
-    until: float = pydantic.Field(0.8, ge=0, le=1)
+    start_step: int = pydantic.Field(0, ge=0)
+    """Latents are not rounded before this step; then the codes start on the encoder's own vectors. 0: the codebooks
+    are a trained codec's and are not started anew."""
+    restart_every: int = pydantic.Field(100, ge=1)
+    """Steps after which codes that nothing chose are moved."""
+    restart_until: float = pydantic.Field(0.8, ge=0, le=1)
     """Fraction of training after which codes are left alone."""
 
 
@@ -129,7 +133,7 @@ class Recipe(Section):
     context_frames: int | None = pydantic.Field(None, ge=0)
     """Coarse frames decoded on each side but not supervised; absent: what makes slices exact for this codec."""
     validation: Validation = Validation()
-    dead_codes: DeadCodes = DeadCodes()
+    codebooks: Codebooks = Codebooks()
     seed: int = 0
     compile: bool = True
     """Use fused kernels where a C++ compiler is found; the eager way is said aloud when taken. Changes rounding."""

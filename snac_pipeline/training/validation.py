@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from snac_pipeline.codec import SNAC, Noise, fixed_weights
+from snac_pipeline.codec import SNAC, Noise
 from snac_pipeline.training.data import SpeechSlices, collate
 from snac_pipeline.training.losses import reconstruction_losses
 from snac_pipeline.training.model import output_rates
@@ -30,7 +30,7 @@ class HeldOut:
         device = next(model.parameters()).device
         was_training = model.training
         model.eval()
-        with fixed_weights():
+        with torch.inference_mode():
             for row, frames in enumerate(self.frames):
                 item = whole(int(frames))._replace(row=row)
                 batch = collate([self.dataset[item]]).to(device)

@@ -1,13 +1,9 @@
 """Crops with the spec's context equal the whole, batches of one padded length equal their items, and what does not."""
 
-import dataclasses
-import gc
-
 import pytest
 import torch
 from geometries import PUBLISHED, build, random_codes, relative_error, thin, two_heads, white
 
-from snac_pipeline.codec import fixed_weights
 from snac_pipeline.errors import PipelineError
 
 SPECS = {
@@ -156,53 +152,3 @@ def test_levels_of_different_batch_sizes_are_a_clear_error(single):
     codes[0] = codes[0][:1]
     with pytest.raises(PipelineError, match="batch"):
         single.decode(codes)
-
-
-# ---- fixed weights ---------------------------------------------------------------------------------------------
-
-
-def test_fixed_weights_change_no_output(single):
-    audio = white(single.spec.padded_length(1), batch=2)
-    codes, decoded = single.encode(audio), single.decode(single.encode(audio), noise="seeded")
-    with fixed_weights():
-        for _ in range(2):
-            assert all(torch.equal(a, b) for a, b in zip(single.encode(audio), codes, strict=True))
-            assert torch.equal(single.decode(codes, noise="seeded"), decoded)
-
-
-def test_weights_that_change_after_fixed_weights_take_effect_and_train():
-    codec = build(SPECS["24khz"])
-    codes = random_codes(codec.spec, 2)
-    with fixed_weights():
-        before = codec.decode(codes, noise="off").clone()
-    with torch.no_grad():
-        codec.decoder.model[-2].parametrizations.weight.original0.mul_(2)
-    with fixed_weights():
-        inside = codec.decode(codes, noise="off").clone()
-    after = codec.decode(codes, noise="off")
-    assert relative_error(before, after) > 0.1 and torch.equal(inside, after)
-    after.square().sum().backward()
-    assert codec.decoder.model[-2].parametrizations.weight.original0.grad.abs().max() > 0
-
-
-def test_fixed_weights_are_let_go_after_an_exception():
-    codec = build(SPECS["24khz"])
-    with pytest.raises(RuntimeError, match="stop"), fixed_weights():
-        codec.decode(random_codes(codec.spec, 1))
-        raise RuntimeError("stop")
-    assert codec.decoder.model[0].weight is not codec.decoder.model[0].weight
-    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-
-
-def test_codecs_that_come_and_go_in_fixed_weights_each_have_their_own():
-    """torch keys its cache by object ids, which Python reuses: a new codec must not find a dead one's weights."""
-    spec = dataclasses.replace(SPECS["24khz"], encoder_rates=(2, 2), decoder_rates=(2, 2), latent_dim=None)
-    codes = random_codes(spec, 1)
-    expected = [build(spec, seed).decode(codes, noise="off").detach() for seed in range(8)]
-    with fixed_weights():
-        for seed in range(8):
-            codec = build(spec, seed)
-            inside = codec.decode(codes, noise="off").clone()
-            assert torch.equal(inside, expected[seed]), seed
-            del codec
-            gc.collect()

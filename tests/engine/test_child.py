@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from snac_pipeline.engine import ChildFailed, run_child
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(120)"]
@@ -79,7 +80,8 @@ def test_long_lines_many_lines_and_a_last_line_without_an_end():
     events, texts = [], []
     body = """
         for index in range(2000): emit("progress", message="x" * 300, index=index)
-        sys.stderr.write("no end" + "y" * 200_000); sys.stdout.write(json.dumps({"event": "result", "z": "z" * 300_000}))
+        sys.stderr.write("no end" + "y" * 200_000)
+        sys.stdout.write(json.dumps({"event": "result", "z": "z" * 300_000}))
     """
     assert len(run(script(body), events, texts)["z"]) == 300_000
     assert [event["index"] for event in events] == list(range(2000))
@@ -97,7 +99,7 @@ def test_environment_and_folder_are_those_asked_for(tmp_path):
 
 def test_its_own_error_is_the_message_and_the_rest_of_its_words_the_tail():
     body = 'print("before", file=sys.stderr); emit("error", message="corpus x is empty; add files"); sys.exit(1)'
-    with pytest.raises(ChildFailed, match="^corpus x is empty; add files$") as failure:
+    with pytest.raises(ChildFailed, match=r"^corpus x is empty; add files$") as failure:
         run(script(body))
     assert failure.value.tail == "before"
 
@@ -223,7 +225,8 @@ def test_impatient_ctrl_c_does_not_interrupt_the_clean_up(tmp_path):
 
 def test_the_child_dies_with_a_caller_that_is_killed(tmp_path):
     caller = start_caller(
-        'folder.joinpath("leader").write_text(str(os.getpid())); emit("progress", message="r"); time.sleep(120)', tmp_path
+        'folder.joinpath("leader").write_text(str(os.getpid())); emit("progress", message="r"); time.sleep(120)',
+        tmp_path,
     )
     leader = int((tmp_path / "leader").read_text())
     assert is_alive(leader)

@@ -17,6 +17,7 @@ import soundfile
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+
 from snac_pipeline.definitions import build_defs
 from snac_pipeline.settings import SETTINGS_VARIABLE
 

@@ -1,9 +1,10 @@
-"""Runs: real child processes, real parquet, a real Dagster home; the first through `dagster job execute`, as users do."""
+"""Runs: real child processes, parquet and Dagster home; the first through `dagster job execute`, as users do."""
 
 import shutil
 
 import dagster as dg
 from made_project import CORPORA, write_recording
+
 from snac_pipeline.corpus import manifest_version, read_manifest, read_splits
 
 CORPUS_ASSETS = {"manifest", "quarantine", "splits"}
@@ -32,7 +33,8 @@ def test_after_a_run_nothing_is_stale(prepared):
 
 
 def test_the_console_shows_steps_and_checks_in_short_lines(prepared):
-    lines = [line.split(maxsplit=2)[1:] for line in (prepared.folder / "console.txt").read_text().splitlines() if line[:2].isdigit()]
+    printed = (prepared.folder / "console.txt").read_text().splitlines()
+    lines = [line.split(maxsplit=2)[1:] for line in printed if line[:2].isdigit()]
     assert ["manifest", "…"] in lines
     assert any(step == "splits" and words.startswith("done in ") for step, words in lines)
     assert any(words == "check speakers_in_one_split passed" for _, words in lines)
@@ -88,6 +90,7 @@ def test_a_missing_corpus_folder_fails_in_one_sentence_that_names_it(project):
     done = project.execute("prepare_corpus")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    [line] = [line for line in done.stderr.splitlines() if "manifest" in line and " failed: " in line]
-    assert str(project.folder / "beta") in line
-    assert "does not exist" in line
+    [line] = [line for line in done.stderr.splitlines() if " failed: " in line]
+    assert line.split()[1] == "manifest"
+    assert f"{project.folder / 'beta'} does not exist" in line
+    assert any(line.split()[1:4] == ["splits", "not", "started,"] for line in done.stderr.splitlines())

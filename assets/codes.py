@@ -1,0 +1,86 @@
+"""Assets of the group `codes`: the base codec, and the codes it gives to every recording, by corpus."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.materialized import Outcome, materialize_partitions, shown
+from resources import PipelineResource
+
+GROUP = "codes"
+
+
+def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
+    """base_codec and code_cache, with the checks of the codes."""
+
+    @dg.asset(
+        group_name=GROUP,
+        code_version="1",
+        kinds={"torch"},
+        description="The pretrained codec that everything starts from: a folder or a Hugging Face model.",
+    )
+    def base_codec(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+        result = pipeline.run(context, "info", "--base")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(result["weights_digest"]), metadata=shown(result, paths=["folder"])
+        )
+
+    @dg.asset(
+        deps=["manifest", "base_codec"],
+        partitions_def=corpora,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=GROUP,
+        code_version="1",
+        kinds={"parquet", "torch"},
+        description="The codes of every recording, encoded once and kept. Only what is new is encoded; a renamed or "
+        "copied file costs nothing. Batched codes equal those of encoding each file alone.",
+    )
+    def code_cache(
+        context: dg.AssetExecutionContext, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+        corpora = list(context.partition_keys)
+        result = pipeline.run(context, "cache", *_corpus_arguments(corpora))
+        run = shown(result, hide=["corpora", "utterances", "encoded", "hours"])
+        outcomes = {
+            corpus: Outcome(result["corpora"][corpus]["version"], {**run, **shown(result["corpora"][corpus])})
+            for corpus in corpora
+        }
+        yield from materialize_partitions(context, "code_cache", outcomes)
+
+    @dg.asset_check(
+        asset=code_cache,
+        blocking=True,
+        description="Every code lies in its codebook and every level is as long as the recording asks for.",
+    )
+    def codes_in_range(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+        result = pipeline.run(context, "codes", "verify", *_corpus_arguments(_cached_corpora(context, pipeline)))
+        errors = result["errors"]
+        return dg.AssetCheckResult(
+            passed=not errors,
+            description=errors[0] if errors else None,
+            metadata={**shown(result, hide=["errors"]), "errors": errors[:20]},
+        )
+
+    @dg.asset_check(
+        asset=code_cache,
+        blocking=True,
+        description="A sample of recordings, encoded again one by one, gives the cached codes.",
+    )
+    def sampled_codes_are_exact(
+        context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+    ) -> dg.AssetCheckResult:
+        sample = str(pipeline.settings().caching.verify)
+        result = pipeline.run(context, "codes", "verify", "--sample", sample)
+        return dg.AssetCheckResult(passed=result["mismatched_tokens"] == 0, metadata=shown(result))
+
+    return [base_codec, code_cache, codes_in_range, sampled_codes_are_exact]
+
+
+def _corpus_arguments(corpora: list[str]) -> list[str]:
+    return [argument for corpus in corpora for argument in ("--corpus", corpus)]
+
+
+def _cached_corpora(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> list[str]:
+    """Those that have been cached: a check has no partitions of its own."""
+    cached = context.instance.get_materialized_partitions(dg.AssetKey("code_cache"))
+    return [corpus for corpus in pipeline.settings().corpora if corpus in cached]

@@ -1,0 +1,178 @@
+"""Assets of the group `corpus`: audio folders -> manifest and quarantine, by corpus -> splits over all of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.external_asset import create_external_asset_from_source_asset
+from pydantic import Field
+
+from assets.materialized import Outcome, materialize_partitions, shown
+from resources import PipelineResource
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import value_digest
+from snac_pipeline.settings import Settings
+
+GROUP = "corpus"
+SHOWN_ROWS = 20
+
+
+class ScanConfig(dg.Config):
+    """What the Launchpad can change for one run."""
+
+    limit: int | None = Field(None, ge=1, description="Use at most this many files of each corpus, for a quick try.")
+
+
+def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
+    """audio, manifest, quarantine and splits, with the check of the splits."""
+
+    @dg.observable_source_asset(
+        partitions_def=corpora,
+        group_name=GROUP,
+        description="The recordings themselves, one folder per corpus. Observing lists files without opening them; "
+        "its version changes with any file that is new, gone, renamed or edited.",
+        tags={"dagster/kind/file": ""},
+    )
+    def audio(context: dg.OpExecutionContext, pipeline: PipelineResource) -> dg.DataVersionsByPartition:
+        settings = pipeline.settings()
+        versions = {}
+        for corpus in settings.corpora:
+            try:
+                version = _listing_version(settings, corpus)
+            except PipelineError as error:  # the others are fine; scanning this one will fail with the same words
+                context.log.error(str(error))
+                version = value_digest(str(error))
+            if version != _last_observed(context.instance, corpus):
+                versions[corpus] = version
+        context.log.info(f"changed: {', '.join(versions) or 'nothing'}")
+        return dg.DataVersionsByPartition(versions)
+
+    @dg.multi_asset(
+        name="manifest",
+        specs=[
+            dg.AssetSpec(
+                "manifest",
+                deps=["audio"],
+                group_name=GROUP,
+                code_version="1",
+                kinds={"parquet", "polars"},
+                description="Every usable recording: content digest, speaker, duration, sampling rate, level. "
+                "A file is opened only when its size or date changed.",
+            ),
+            dg.AssetSpec(
+                "quarantine",
+                deps=["audio"],
+                group_name=GROUP,
+                code_version="1",
+                kinds={"parquet", "polars"},
+                description="Files that cannot be used, each with the reason: truncated, silent header, unreadable, "
+                "no speaker in its path. Nothing is left out without a row here.",
+            ),
+        ],
+        partitions_def=corpora,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def manifest(
+        context: dg.AssetExecutionContext, config: ScanConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+        limit = [] if config.limit is None else ["--limit", str(config.limit)]
+        good, bad = {}, {}
+        for corpus in context.partition_keys:
+            result = pipeline.run(context, "scan", "--corpus", corpus, *limit)
+            good[corpus] = Outcome(result["version"], shown(result, hide=["corpus"]))
+            bad[corpus] = _quarantined(pipeline.settings().home, corpus)
+        yield from materialize_partitions(context, "manifest", good)
+        yield from materialize_partitions(context, "quarantine", bad)
+
+    @dg.asset(
+        deps=["manifest"],
+        group_name=GROUP,
+        code_version="1",
+        kinds={"parquet", "polars"},
+        description="Who is trained on and who is held out: whole speakers, who never change sides when files are "
+        "added. Speakers that share a recording are kept together.",
+    )
+    def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+        result = pipeline.run(context, "split")
+        return dg.MaterializeResult(data_version=dg.DataVersion(result["version"]), metadata=shown(result))
+
+    @dg.asset_check(
+        asset=splits, blocking=True, description="No speaker and no recording is both trained on and held out."
+    )
+    def speakers_in_one_split(pipeline: PipelineResource) -> dg.AssetCheckResult:
+        return _check_speakers(pipeline.settings().home)
+
+    return [_one_run_for_all(audio), manifest, splits, speakers_in_one_split]
+
+
+def _one_run_for_all(source: dg.SourceAsset) -> dg.AssetsDefinition:
+    """The observable asset with a backfill policy, which its decorator has no parameter for. Without one, every job
+    that holds it would start one run per corpus when the UI runs it over several."""
+    return create_external_asset_from_source_asset(source).with_attributes(
+        backfill_policy=dg.BackfillPolicy.single_run()
+    )
+
+
+def _listing_version(settings: Settings, name: str) -> str:
+    import xxhash
+
+    from snac_pipeline.corpus import Corpus
+    from snac_pipeline.corpus.listing import list_corpus
+
+    corpus = Corpus(name, settings.corpora[name].path, settings.corpora[name].speaker, settings.limit)
+    listing = list_corpus(corpus, settings.home)
+    hasher = xxhash.xxh3_128(repr((str(corpus.path), corpus.speaker, corpus.limit)).encode())
+    for entry in (*listing.files, *(fault.entry for fault in listing.faults)):
+        hasher.update(repr(tuple(entry)).encode())
+    return hasher.hexdigest()
+
+
+def _last_observed(instance: dg.DagsterInstance, corpus: str) -> str | None:
+    found = instance.fetch_observations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey("audio"), asset_partitions=[corpus]), limit=1
+    )
+    return found.records[0].asset_observation.tags["dagster/data_version"] if found.records else None
+
+
+def _quarantined(home: Path, corpus: str) -> Outcome:
+    import polars as pl
+
+    from snac_pipeline.corpus import read_quarantine
+
+    rows = read_quarantine(home, [corpus]).filter(pl.col("stage") != "split").sort("path")
+    columns = rows.select("path", "stage", "reason")
+    reasons = rows.group_by("reason").len().sort("len", "reason", descending=[True, False])
+    return Outcome(
+        value_digest(columns.rows()),
+        {
+            "files": len(rows),
+            "reasons": _table(reasons.rename({"len": "files"}).head(SHOWN_ROWS)),
+            "first_files": _table(columns.head(SHOWN_ROWS)),
+        }
+        if len(rows)
+        else {"files": 0},
+    )
+
+
+def _table(rows) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows.rows(named=True)])
+
+
+def _check_speakers(home: Path) -> dg.AssetCheckResult:
+    """Over the files as written, and not over what the splitting code has in memory."""
+    import polars as pl
+
+    splits = pl.read_parquet(home / "splits" / "splits.parquet")
+    speakers = splits.group_by("corpus", "speaker").agg(pl.col("split").n_unique())
+    contents = splits.group_by("digest").agg(pl.col("split").n_unique())
+    in_two = speakers.filter(pl.col("split") > 1).sort("corpus", "speaker").select("corpus", "speaker").rows()
+    twice = contents.filter(pl.col("split") > 1)
+    return dg.AssetCheckResult(
+        passed=not in_two and twice.is_empty(),
+        metadata={
+            "speakers": len(speakers),
+            "utterances": len(contents),
+            "speakers_in_two_splits": ", ".join(map("/".join, in_two)) or "none",
+            "recordings_in_two_splits": len(twice),
+        },
+    )

@@ -1,0 +1,55 @@
+"""Assets of the group `decoders`: fine-tuned decoders for the codes that are there already."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from pydantic import Field
+
+from assets.materialized import shown
+from resources import PipelineResource
+
+GROUP = "decoders"
+
+DESCRIPTIONS = {
+    "decoder_24khz": "The decoder fine-tuned on the corpora, at the codec's own rate. The codes stay valid.",
+    "decoder_48khz": "A decoder with twice the sampling rate from the same codes: one more upsampling head.",
+    "decoder_dual_head": "One decoder with two heads, for the codec's own rate and for twice that.",
+}
+
+
+class TrainConfig(dg.Config):
+    """What the Launchpad can change for one run. How to train is in the recipes."""
+
+    limit: int | None = Field(
+        None, ge=1, description="Train on at most this many utterances, for a quick try; a run of its own."
+    )
+
+
+def decoder_assets(starts_from: Mapping[str, str]) -> list[dg.AssetsDefinition]:
+    """One asset per decoder; `starts_from` says for each what it starts from: another of them, or base_codec."""
+    return [_decoder(name, start) for name, start in starts_from.items()]
+
+
+def _decoder(name: str, start: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=name,
+        deps=["splits", "code_cache", start],
+        group_name=GROUP,
+        code_version="1",
+        kinds={"torch"},
+        description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step.",
+    )
+    def decoder(
+        context: dg.AssetExecutionContext, config: TrainConfig, pipeline: PipelineResource
+    ) -> dg.MaterializeResult:
+        limit = [] if config.limit is None else ["--limit", str(config.limit)]
+        result = pipeline.run(context, "train", name, *limit)
+        by_rate = {
+            f"{label}_{rate}": value
+            for label, field in (("loss_before", "baseline"), ("loss", "final"), ("improvement", "improvement"))
+            for rate, value in result[field].items()
+        }
+        rest = shown(result, paths=["run", "model"], pictures=["curve"], hide=["baseline", "final", "improvement"])
+        return dg.MaterializeResult(data_version=dg.DataVersion(result["weights_digest"]), metadata={**by_rate, **rest})
+
+    return decoder

@@ -1,0 +1,48 @@
+"""Assets of the group `tokens`: what the codes look like to a language model."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from assets.materialized import shown
+from resources import PipelineResource
+
+
+def token_assets() -> list[dg.AssetsDefinition]:
+    """token_statistics, token_sequences and bpe_tokenizer."""
+    return [
+        _asset(
+            "token_statistics",
+            "statistics",
+            ["splits", "code_cache"],
+            {"numpy"},
+            "How the codes are used: entropy, perplexity, unused codes and bigrams of every level, beside a shuffled "
+            "null and the bound that the sample allows.",
+        ),
+        _asset(
+            "token_sequences",
+            "sequences",
+            ["splits", "code_cache", "token_statistics"],
+            {"parquet"},
+            "One flat sequence of tokens per utterance, in the layout of `tokens` in pipeline.yaml.",
+        ),
+        _asset(
+            "bpe_tokenizer",
+            "bpe",
+            ["token_sequences"],
+            {"huggingface"},
+            "A byte-pair encoding of the sequences, and what it saves on held-out speech in bits per second of audio.",
+        ),
+    ]
+
+
+def _asset(name: str, command: str, deps: Sequence[str], kinds: set[str], description: str) -> dg.AssetsDefinition:
+    @dg.asset(name=name, deps=list(deps), group_name="tokens", code_version="1", kinds=kinds, description=description)
+    def tokens(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+        result = pipeline.run(context, "tokens", command)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(result["version"]),
+            metadata=shown(result, paths=["folder"], pictures=["plot"]),
+        )
+
+    return tokens

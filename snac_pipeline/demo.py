@@ -1,0 +1,94 @@
+"""The whole pipeline in one command: Dagster's job `pipeline` in a process of its own, then its results in a table."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, settings_path
+from snac_pipeline.steps.evaluation import evaluate
+from snac_pipeline.steps.tokens import analyze
+from snac_pipeline.steps.training import decoder_results
+
+METRIC = "mel_distance"
+
+
+def run_demo(settings_file: str | None, settings: Settings, limit: int | None) -> dict[str, Any]:
+    """Execute the job `pipeline` and print what came of it; returns the table's figures.
+
+    limit: files of each corpus at most. Raises PipelineError when the job fails.
+    """
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "snac_pipeline.definitions", "-j", "pipeline"]
+    environment = {**os.environ, SETTINGS_VARIABLE: str(settings_path(settings_file).resolve())}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+        yaml.safe_dump(_run_config(limit), config)
+        config.flush()
+        status = subprocess.run([*command, "-c", config.name], env=environment, check=False).returncode
+    if status != 0:
+        raise PipelineError("the job `pipeline` failed; the first failed step above says why. Run it again to go on")
+    figures = summary(settings)
+    print_summary(figures)
+    return figures
+
+
+def _run_config(limit: int | None) -> dict[str, Any]:
+    """Short lines on the terminal, and the limit where there is one."""
+    config: dict[str, Any] = {"loggers": {"console": {}}}
+    if limit is not None:
+        config["ops"] = {"manifest": {"config": {"limit": limit}}}
+    return config
+
+
+def summary(settings: Settings) -> dict[str, Any]:
+    """The figures of a finished pipeline, read from its files."""
+
+    def silent(event: dict[str, Any]) -> None:
+        pass
+
+    evaluation = evaluate(settings, silent)
+    statistics = analyze(settings, "statistics", silent)
+    bpe = analyze(settings, "bpe", silent)
+    rows = [row for row in evaluation["table"] if row["metric"] == METRIC]
+    return {
+        "decoders": [
+            {key: row[key] for key in ("model", "sample_rate", "mean", "difference", "low", "high", "verdict")}
+            for row in rows
+        ],
+        "utterances": evaluation["utterances"],
+        "hours": statistics["hours"],
+        "tokens": statistics["tokens"],
+        "bpe_ratio": bpe["compression_ratio"],
+        "recommendation": bpe["recommendation"],
+        "report": evaluation["report"],
+        "checkpoints": {
+            name: result["model"] for name, result in decoder_results(settings).items() if result is not None
+        },
+        "codes": str(settings.home / "codes"),
+    }
+
+
+def print_summary(figures: dict[str, Any]) -> None:
+    """The short table that a demo ends with."""
+    console = Console()
+    table = Table(title=f"Held-out speech, {figures['utterances']} utterances of speakers that training never heard")
+    for name, justify in (("decoder", "left"), ("rate", "right"), ("mel distance", "right"), ("change", "right")):
+        table.add_column(name, justify=justify)
+    for row in figures["decoders"]:
+        change = (
+            "" if row["difference"] is None else f"{row['difference']:+.3f} ({row['low']:+.3f} .. {row['high']:+.3f})"
+        )
+        table.add_row(row["model"], f"{row['sample_rate'] / 1000:g} kHz", f"{row['mean']:.3f}", change)
+    console.print(table)
+    console.print(
+        f"cached  {figures['hours']:.3f} h, {figures['tokens']:,} tokens; BPE ratio {figures['bpe_ratio']:.3f}"
+    )
+    console.print(f"report  {figures['report']}", soft_wrap=True)
+    for name, folder in figures["checkpoints"].items():
+        console.print(f"{name:<18} {folder}", soft_wrap=True)
+    console.print(f"codes   {figures['codes']}", soft_wrap=True)

@@ -1,0 +1,67 @@
+"""The base codec and the cache of its codes."""
+
+from pathlib import Path
+from typing import Any
+
+from snac_pipeline.codec import SNAC, weights_digest
+from snac_pipeline.codec.hub import resolve
+from snac_pipeline.codes.cache import cache_codes, check_codes, verify_sample
+from snac_pipeline.codes.fingerprint import encoder_fingerprint
+from snac_pipeline.codes.parts import codes_folder
+from snac_pipeline.corpus import read_utterances
+from snac_pipeline.engine.devices import find_devices, worker_devices
+from snac_pipeline.settings import Settings
+from snac_pipeline.steps.corpus import OnEvent, corpus_of
+
+
+def base_codec(settings: Settings) -> tuple[SNAC, Path]:
+    """The codec that everything starts from, and its folder."""
+    folder = resolve(settings.base_codec.source, revision=settings.base_codec.revision)
+    return SNAC.from_pretrained(folder), folder
+
+
+def describe_codec(model: SNAC, source: str) -> dict[str, Any]:
+    """A codec's identity and geometry."""
+    spec = model.spec
+    return {
+        "source": source,
+        "weights_digest": weights_digest(model.state_dict()),
+        "fingerprint": encoder_fingerprint(model),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "sampling_rate": spec.sampling_rate,
+        "output_rates": list(spec.output_rates),
+        "coarse_frame": spec.coarse_frame,
+        "levels": spec.levels,
+        "codebook_size": spec.codebook_size,
+        "tokens_per_second": spec.tokens_per_second,
+        "bits_per_second": spec.bits_per_second,
+    }
+
+
+def cache(settings: Settings, corpora: list[str], on_event: OnEvent) -> dict[str, Any]:
+    """Encode what is missing of the named corpora."""
+    for name in corpora:
+        corpus_of(settings, name)
+    _, folder = base_codec(settings)
+    utterances = read_utterances(settings.home, corpora, splits=False)
+    devices = worker_devices(find_devices(settings.devices), settings.caching.processes)
+    return cache_codes(folder, utterances, settings.home, settings.caching, devices, on_event)
+
+
+def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> dict[str, Any]:
+    """Check ranges and lengths of all cached codes; with `sample`, encode so many utterances again and compare."""
+    model, _ = base_codec(settings)
+    parts = codes_folder(settings.home, encoder_fingerprint(model))
+    utterances = read_utterances(settings.home, corpora, splits=False)
+    if sample is None:
+        return {
+            "utterances": len(utterances),
+            "errors": check_codes(parts, utterances, model),
+        }
+    model = model.to(find_devices(settings.devices)[0])
+    figures = verify_sample(model, parts, utterances, utterances["digest"].to_list(), sample)
+    return {
+        "compared": figures["utterances"],
+        "compared_tokens": figures["tokens"],
+        "mismatched_tokens": figures["mismatched"],
+    }

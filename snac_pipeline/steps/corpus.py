@@ -1,0 +1,42 @@
+"""Scan and split."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from snac_pipeline.corpus import Corpus, manifest_version, read_manifest, scan, update_splits
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import Settings
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def corpus_of(settings: Settings, name: str, limit: int | None = None) -> Corpus:
+    """The named corpus of the settings; PipelineError lists the names there are."""
+    if name not in settings.corpora:
+        raise PipelineError(f"no corpus is called {name!r}; pipeline.yaml names {', '.join(settings.corpora)}")
+    options = settings.corpora[name]
+    return Corpus(name, options.path, speaker=options.speaker, limit=limit or settings.limit)
+
+
+def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEvent) -> dict[str, Any]:
+    """Bring one corpus's manifest and quarantine up to date."""
+
+    def progress(done: int, total: int) -> None:
+        if done % max(1, total // 100) == 0:
+            on_event({"message": f"{done}/{total} files read", "done": done, "total": total})
+
+    return asdict(scan(corpus_of(settings, name, limit), settings.home, progress=progress))
+
+
+def split_corpora(settings: Settings) -> dict[str, Any]:
+    """Give every speaker of every corpus a side; those that have one keep it."""
+    manifest = read_manifest(settings.home, list(settings.corpora))
+    figures = asdict(update_splits(manifest, settings.home, {"val": settings.split.val}))
+    counts, hours = figures.pop("utterances"), figures.pop("hours")
+    return {
+        **{name: counts.get(name, 0) for name in ("train", "val")},
+        **{f"{name}_hours": hours.get(name, 0.0) for name in ("train", "val")},
+        "manifest": manifest_version(manifest),
+        **figures,
+    }

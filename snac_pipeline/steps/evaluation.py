@@ -1,0 +1,134 @@
+"""Base codec and trained decoders on held-out speech, and the report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from snac_pipeline import evaluation as ev
+from snac_pipeline.codec import CodecSpec, double_rate, weights_digest
+from snac_pipeline.codes.fingerprint import encoder_fingerprint
+from snac_pipeline.codes.parts import codes_folder, read_codes
+from snac_pipeline.corpus import read_utterances
+from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import value_digest, write_json
+from snac_pipeline.settings import Settings
+from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.corpus import OnEvent
+from snac_pipeline.steps.training import decoder_results
+
+EVALUATION_REVISION = 1
+"""Raised when a change of the evaluation changes its figures."""
+
+
+def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
+    """Compare the base codec and every trained decoder on the held-out utterances; figures and place of the report."""
+    model, base = base_codec(settings)
+    results = decoder_results(settings)
+    parts = codes_folder(settings.home, encoder_fingerprint(model))
+    held_out = read_utterances(settings.home, list(settings.corpora)).filter(pl.col("split") == "val")
+    chosen = held_out.sort("digest").head(settings.evaluation.limit or len(held_out))
+    versions = {
+        "base codec": weights_digest(model.state_dict()),
+        "codes": parts.name,
+        "held-out utterances": value_digest(chosen["digest"].to_list()),
+        **{name: result["weights_digest"] for name, result in results.items() if result is not None},
+    }
+    identity = [versions, settings.evaluation.model_dump(mode="json"), EVALUATION_REVISION]
+    folder = settings.home / "evaluation" / value_digest(identity)[:16]
+    if (folder / "result.json").exists():
+        return {**json.loads((folder / "result.json").read_text()), "reused": True}
+    contestants = [ev.Contestant("base", base, model.spec.sampling_rate)]
+    for name, result in results.items():
+        if result is not None:
+            contestants += _contestants(name, Path(result["model"]))
+    utterances = _with_codes(chosen, parts, model.spec.levels)
+    figures = _compare_and_report(settings, folder, contestants, utterances, model.spec, results, versions, chosen,
+                                  on_event)  # fmt: skip
+    write_json(folder / "result.json", {"folder": str(folder), "version": folder.name, **figures})
+    return {**json.loads((folder / "result.json").read_text()), "reused": False}
+
+
+def _compare_and_report(
+    settings: Settings,
+    folder: Path,
+    contestants: list[ev.Contestant],
+    utterances: list[ev.Utterance],
+    spec: CodecSpec,
+    results: dict[str, dict[str, Any] | None],
+    versions: dict[str, str],
+    chosen: pl.DataFrame,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    conditions = {
+        "device": find_devices(settings.devices)[0],
+        "max_seconds": settings.evaluation.max_seconds,
+        "resample": _resample,
+    }
+
+    def progress(done: int) -> None:
+        on_event({"message": f"{done}/{len(utterances)} compared", "done": done, "total": len(utterances)})
+
+    metrics = ev.compare(contestants, utterances, progress=progress, **conditions)
+    summary = ev.summarise(metrics)
+    trained = {name: Path(result["run"]) for name, result in results.items() if result is not None}
+    examples = ev.choose_examples(metrics, contestants[-1].name, count=settings.evaluation.listen)
+    context = ev.ReportContext(
+        command="snac-pipeline evaluate",
+        versions={**versions, "runs": {name: run.name for name, run in trained.items()}},
+        curves={name: _curve(run) for name, run in trained.items()},
+        examples=ev.listening_examples(contestants, utterances, examples, **conditions),
+        codebook=ev.codebook_use([utterance.codes for utterance in utterances], spec),
+        notes=[f"{name} is not trained yet and not in this report." for name in results if name not in trained],
+        paths=dict(chosen.select("digest", "path").rows()),
+    )
+    report = ev.write_evaluation(folder, metrics, summary, context)
+    facts = ev.summary_facts(metrics, summary, context)
+    return {
+        "report": str(report),
+        "utterances": len(utterances),
+        "headlines": facts["headlines"],
+        "not_run": facts["not_run"],
+        "table": summary.to_dicts(),
+    }
+
+
+def _contestants(name: str, folder: Path) -> list[ev.Contestant]:
+    """A decoder at each of its rates; one at the codec's own rate also interpolated, to stand beside 48 kHz heads."""
+    spec = CodecSpec.from_file(folder / "config.json")
+    native, double = spec.sampling_rate, 2 * spec.sampling_rate
+    if spec.output_rates == (native,):
+        resampled = ev.Contestant(ev.resampled_name(name, double), folder, double, resampled_from=native)
+        return [ev.Contestant(name, folder, native), resampled]
+    labels = {rate: f"{name} at {rate / 1000:g} kHz" if len(spec.output_rates) > 1 else name
+              for rate in spec.output_rates}  # fmt: skip
+    return [ev.Contestant(label, folder, rate) for rate, label in labels.items()]
+
+
+def _resample(audio: np.ndarray, source: int, target: int) -> np.ndarray:
+    """The project's one interpolation to twice the rate, on numpy arrays (T,)."""
+    if target != 2 * source:
+        raise PipelineError(f"outputs are compared at their own rate or at twice it, not {source} Hz at {target} Hz")
+    return double_rate(torch.from_numpy(audio)[None, None])[0, 0].numpy()
+
+
+def _with_codes(chosen: pl.DataFrame, parts: Path, levels: int) -> list[ev.Utterance]:
+    codes = read_codes(parts, chosen["digest"].to_list())
+    return [
+        ev.Utterance(digest, file, [codes[f"codes_{k}"][i].to_numpy() for k in range(levels)])
+        for i, (digest, file) in enumerate(chosen.select("digest", "file").rows())
+    ]
+
+
+def _curve(run: Path) -> list[dict[str, Any]]:
+    """A run's history as rows of step, loss, and val: the held-out loss at the highest output rate."""
+    rows = []
+    for line in (run / "history.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        held_out = {int(key.removeprefix("val_")): value for key, value in entry.items() if key.startswith("val_")}
+        rows.append({"step": entry["step"], "loss": entry.get("loss"), "val": held_out.get(max(held_out, default=0))})
+    return rows

@@ -1,0 +1,90 @@
+"""Statistics, flat sequences and byte-pair encoding of the cached codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from snac_pipeline.codes.fingerprint import encoder_fingerprint
+from snac_pipeline.codes.parts import codes_folder
+from snac_pipeline.corpus import read_utterances
+from snac_pipeline.files import atomic_folder, value_digest, write_json
+from snac_pipeline.settings import Settings
+from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.corpus import OnEvent
+from snac_pipeline.tokens import (
+    TokenGeometry,
+    TokenStream,
+    make_layout,
+    read_tokens,
+    token_statistics,
+    train_bpe,
+    write_bpe,
+    write_sequences,
+    write_statistics,
+)
+
+TOKENS_REVISION = 1
+"""Raised when a change of the tokens room changes its outputs."""
+
+
+def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
+    """`what`: statistics, sequences or bpe, of the codes of all corpora."""
+    model, _ = base_codec(settings)
+    spec, fingerprint = model.spec, encoder_fingerprint(model)
+    utterances = read_utterances(settings.home, list(settings.corpora))
+    options = {} if what == "statistics" else settings.tokens.model_dump(mode="json")
+    selection = value_digest(utterances.select("digest", "corpus", "split").rows())
+    version = value_digest([what, fingerprint, selection, options, TOKENS_REVISION])[:16]
+    folder = settings.home / "tokens" / f"{what}-{version}"
+    file = folder / "result.json"
+    if file.exists():
+        return {**json.loads(file.read_text()), "reused": True}
+    geometry = TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
+    stream = read_tokens(codes_folder(settings.home, fingerprint), utterances, geometry)
+    on_event({"message": f"{stream.frames} coarse frames read"})
+    with atomic_folder(folder) as temporary:
+        figures = _STEPS[what](stream, settings, temporary)
+        files = [Path(path).name for path in figures.pop("files")]
+        plot = next((str(folder / name) for name in files if name.endswith(".png")), None)
+        result = {"folder": str(folder), "version": version, **figures, "plot": plot, "files": files}
+        write_json(temporary / "result.json", result)
+    return {**result, "reused": False}
+
+
+def _statistics(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+    statistics = token_statistics(stream)
+    per_level = {
+        f"{name}_level_{k}": statistics.value(name, k)
+        for k in range(stream.geometry.levels)
+        for name in ("perplexity", "dead_codes")
+    }
+    tokens = sum(len(level) for level in stream.codes)
+    return {
+        "tokens": tokens,
+        "hours": stream.seconds / 3600,
+        **per_level,
+        "files": write_statistics(folder, statistics),
+    }
+
+
+def _sequences(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+    layout, file = make_layout(settings.tokens.layout, stream.geometry), folder / "sequences.parquet"
+    return {"layout": settings.tokens.layout, "ids": write_sequences(file, stream, layout), "files": [file]}
+
+
+def _bpe(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+    options = settings.tokens
+    report = train_bpe(stream, layout=options.layout, merges=options.merges, sample_tokens=options.sample_tokens)
+    return {
+        "layout": options.layout,
+        "merges": report.tokenizer.merges,
+        "merges_asked": options.merges,
+        "compression_ratio": report.value("compression_ratio"),
+        "bits_per_second": report.value("bits_per_second"),
+        "bits_per_second_without": report.value("bits_per_second", 0),
+        "recommendation": report.recommendation,
+        "files": write_bpe(folder, report),
+    }
+
+
+_STEPS = {"statistics": _statistics, "sequences": _sequences, "bpe": _bpe}

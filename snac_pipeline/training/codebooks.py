@@ -1,0 +1,87 @@
+"""Codebooks of a codec that is trained from scratch: how they begin, and what becomes of codes that nothing chooses.
+
+A quantizer that rounds from the first step collapses: while the decoder cannot use codes yet, the commitment loss pulls
+all of the encoder's vectors onto a few of them (measured: 15 of 1,024 codes in use). So nothing is rounded at first;
+then every codebook starts on vectors that the encoder really gives. Later a code that no vector has chosen for a while,
+and that so gets no gradient, is moved onto such a vector again (Zeghidour et al., 2021, "SoundStream", section III-C).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snac_pipeline.codec import SNAC
+from snac_pipeline.codec.quantizer import Quantized, VectorQuantizer
+from snac_pipeline.training.recipe import Codebooks
+
+RESERVOIR = 4096
+"""Recent vectors per level to draw codes from."""
+
+
+class CodebookCare:
+    """Counts how often codes are chosen and keeps recent vectors. Its state is part of the checkpoint."""
+
+    def __init__(self, model: SNAC, options: Codebooks):
+        spec = model.spec
+        self.quantizers: list[VectorQuantizer] = list(model.quantizer.quantizers)
+        self.options = options
+        self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64)
+        self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim) for _ in range(spec.levels)]
+
+    def rounds(self, step: int) -> bool:
+        """Whether latents are rounded to codes at `step`."""
+        return step >= self.options.start_step
+
+    @torch.no_grad()
+    def observe(self, quantized: Quantized) -> None:
+        """Take note of a batch's choices and vectors."""
+        for k, codes in enumerate(quantized.codes):
+            self.counts_KV[k] += torch.bincount(codes.flatten().cpu(), minlength=self.counts_KV.shape[1])
+            vectors = quantized.projected[k].detach().transpose(1, 2).flatten(0, 1).cpu()
+            self.recent[k] = torch.cat([self.recent[k], vectors])[-RESERVOIR:]
+
+    def tend(self, step: int, steps: int) -> None:
+        """Before `step` of `steps`: begin the codebooks, or move codes that nothing chose, when it is time."""
+        since = step - self.options.start_step
+        if since == 0 and step > 0:
+            self._begin()
+        elif since > 0 and since % self.options.restart_every == 0 and step < self.options.restart_until * steps:
+            self._restart()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        for quantizer, vectors in zip(self.quantizers, self.recent, strict=True):
+            if not len(vectors):
+                continue
+            # Codes are told apart by their angle, so their cloud has to lie round the origin. Moving it there in one
+            # projection and back in the other changes nothing else.
+            mean = vectors.mean(dim=0).to(quantizer.in_proj.bias)
+            quantizer.out_proj.bias += quantizer.out_proj.weight[:, :, 0] @ mean
+            quantizer.in_proj.bias -= mean
+            vectors -= mean.cpu()
+        self.counts_KV.zero_()
+        self._restart()
+
+    @torch.no_grad()
+    def _restart(self) -> None:
+        for quantizer, counts, vectors in zip(self.quantizers, self.counts_KV, self.recent, strict=True):
+            dead = (counts == 0).nonzero().flatten()
+            if len(vectors) and len(dead):
+                drawn = torch.randperm(len(vectors)).repeat(-(-len(dead) // len(vectors)))[: len(dead)]
+                weight = quantizer.codebook.weight
+                weight[dead.to(weight.device)] = vectors[drawn].to(weight)
+        self.counts_KV.zero_()
+
+    def perplexity(self) -> list[float]:
+        """Per level, the effective number of codes in use since the last restart: 2 to the entropy of the choices."""
+        share_KV = self.counts_KV / self.counts_KV.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.exp(-torch.xlogy(share_KV, share_KV).sum(dim=1)).tolist()
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"counts": self.counts_KV, "recent": self.recent}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.counts_KV, self.recent = state["counts"], state["recent"]

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.files import atomic_folder
+from snac_pipeline.files import TEMPORARY_PREFIX, atomic_folder
 
 
 def save_checkpoint(run: Path, step: int, model: SNAC, state: dict[str, Any], keep: int) -> Path:
@@ -18,7 +18,8 @@ def save_checkpoint(run: Path, step: int, model: SNAC, state: dict[str, Any], ke
         with atomic_folder(folder) as temporary:
             safetensors.torch.save_file(model.state_dict(), temporary / "model.safetensors")
             torch.save(state, temporary / "state.pt")
-    for old in checkpoint_folders(run)[:-keep]:
+    # Only one process saves, so what has a temporary name is what a killed one left.
+    for old in [*checkpoint_folders(run)[:-keep], *folder.parent.glob(f"{TEMPORARY_PREFIX}*")]:
         shutil.rmtree(old)
     return folder
 

@@ -4,6 +4,7 @@ In: the training utterances and an epoch's plan (slices.py). Out: `Batch`es, rea
 """
 
 import queue
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,9 +109,17 @@ def read_batches(dataset: SpeechSlices, plan: Sequence[list[Slice]], workers: in
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_leave_ctrl_c_to_the_loop,
+        # Each start draws a number; from torch's own generator, a resumed epoch would have other noise.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader) if workers else _ahead(loader, depth=4)
+
+
+def _leave_ctrl_c_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches the workers too; they read on until the loop has written its checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _ahead(batches: Iterable[Batch], depth: int) -> Iterator[Batch]:

@@ -105,7 +105,7 @@ def train(
                 factor = learning_rate_factor(stage, stage_done + progress.batch, stage_steps)
                 for group in optimizer.param_groups:
                     group["lr"] = stage.learning_rates.get(group["name"], 0.0) * factor
-                if recipe.trains_codes:
+                if "quantizer" in stage.learning_rates:
                     care.tend(progress.step, plan.steps)
                 loss = training_step(recipe, model, batch.to(device), weights, care, progress.step)
                 loss.backward()
@@ -207,8 +207,12 @@ class Plan:
 
     def __init__(self, recipe: Recipe, model: SNAC, speech: Speech):
         self.recipe, self.spec, self.frames = recipe, model.spec, speech.frames
-        exact = self.spec.decode_context
+        exact, unit = self.spec.decode_context, self.spec.alignment
         self.context = exact if recipe.context_frames is None else recipe.context_frames
+        if self.context % unit:
+            raise PipelineError(
+                f"context_frames {self.context} does not fill whole attention windows; give a multiple of {unit}"
+            )
         self.steps = sum(self.batches(epoch) for epoch in range(recipe.epochs))
         self.history_every = max(1, self.steps // HISTORY_POINTS)
 

@@ -1,6 +1,7 @@
 """Reconstruction losses on waveforms of shape (B, 1, T), with samples that do not exist masked out."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from snac_pipeline.training.recipe import Losses
@@ -10,7 +11,10 @@ POWER_FLOOR = 1e-8
 
 
 def stft_magnitude(audio_BT: Tensor, n_fft: int) -> Tensor:
-    """Magnitudes (B, n_fft / 2 + 1, frames) with a Hann window and a hop of n_fft / 4."""
+    """Magnitudes (B, n_fft / 2 + 1, frames) with a Hann window and a hop of n_fft / 4, mirrored at the ends."""
+    missing = n_fft // 2 + 1 - audio_BT.shape[-1]
+    if missing > 0:
+        audio_BT = F.pad(audio_BT, (0, missing))  # the mirror needs more than half a window
     window = torch.hann_window(n_fft, device=audio_BT.device, dtype=audio_BT.dtype)
     spectrum = torch.stft(audio_BT, n_fft, hop_length=n_fft // 4, window=window, return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=POWER_FLOOR).sqrt()
@@ -23,20 +27,25 @@ def reconstruction_losses(
 
     L1 is the mean of |estimate - target| over an item's first valid_B samples. The STFT terms are the mean over time
     and frequency of |S(estimate) - S(target)| (or of the logarithms), averaged over `n_ffts`; samples after valid_B
-    are zeroed in both signals and the mean is taken over the valid share of time.
+    are zeroed in both signals, and the mean is over the frames centred on samples that exist.
     """
-    length = target_B1T.shape[-1]
-    mask = torch.arange(length, device=valid_B.device) < valid_B[:, None]
+    mask = torch.arange(target_B1T.shape[-1], device=valid_B.device) < valid_B[:, None]
     estimate, target = estimate_B1T[:, 0] * mask, target_B1T[:, 0] * mask
-    share = valid_B.to(estimate.dtype) / length
-    total = torch.zeros_like(share)
+    total = torch.zeros_like(valid_B, dtype=estimate.dtype)
     if weights.l1:
-        total = total + weights.l1 * (estimate - target).abs().mean(dim=1)
+        total = total + weights.l1 * (estimate - target).abs().sum(dim=1) / valid_B
     if weights.stft or weights.log_stft:
         for n_fft in n_ffts:
             ours, theirs = stft_magnitude(estimate, n_fft), stft_magnitude(target, n_fft)
+            frames_B = valid_B // (n_fft // 4) + 1
             if weights.stft:
-                total = total + weights.stft / len(n_ffts) * (ours - theirs).abs().mean(dim=(1, 2))
+                total = total + weights.stft / len(n_ffts) * _mean((ours - theirs).abs(), frames_B)
             if weights.log_stft:
-                total = total + weights.log_stft / len(n_ffts) * (ours.log() - theirs.log()).abs().mean(dim=(1, 2))
-    return total / share
+                total = total + weights.log_stft / len(n_ffts) * _mean((ours.log() - theirs.log()).abs(), frames_B)
+    return total
+
+
+def _mean(difference_BFT: Tensor, frames_B: Tensor) -> Tensor:
+    """Mean over frequency and each item's first frames."""
+    kept = torch.arange(difference_BFT.shape[-1], device=frames_B.device) < frames_B[:, None]
+    return (difference_BFT.mean(dim=1) * kept).sum(dim=1) / frames_B

@@ -5,7 +5,7 @@ the result and so the run's folder.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -49,7 +49,7 @@ class Stage(Section):
 
     name: str
     epochs: int = pydantic.Field(ge=1)
-    learning_rates: dict[GroupName, float] = pydantic.Field(min_length=1)
+    learning_rates: dict[GroupName, Annotated[float, pydantic.Field(ge=0)]] = pydantic.Field(min_length=1)
     """Peak learning rate of each trained part; parts not listed are frozen."""
     schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
     """Of every group's own rate: constant; half a cosine down to `final_fraction`; or up from 1/25 over the first
@@ -134,7 +134,7 @@ class Recipe(Section):
     """Coarse frames decoded on each side but not supervised; absent: what makes slices exact for this codec."""
     validation: Validation = Validation()
     codebooks: Codebooks = Codebooks()
-    seed: int = 0
+    seed: int = pydantic.Field(0, ge=0)
     compile: bool = True
     """Use fused kernels where a C++ compiler is found; the eager way is said aloud when taken. Changes rounding."""
     loader_workers: int = pydantic.Field(0, ge=0)
@@ -151,6 +151,11 @@ class Recipe(Section):
             raise ValueError("double_head has a learning rate, but heads has no `double`")
         if self.codec is None and "encoder" in groups and "quantizer" not in groups:
             raise ValueError("the encoder is trained but the quantizer is not: give both a learning rate, or neither")
+        for stage in self.stages:
+            if unknown := set(stage.head_weights) - set(self.heads):
+                raise ValueError(f"stage {stage.name!r}: head_weights names `{unknown.pop()}`, which heads does not")
+            if not any(stage.head_weights.get(name, head.weight) for name, head in self.heads.items()):
+                raise ValueError(f"stage {stage.name!r}: every head has weight 0, so there is nothing to learn from")
         for lesson in self.curriculum:
             if int(self.batch_size * lesson.batch_multiplier) < 1:
                 raise ValueError(f"batch_size {self.batch_size} x {lesson.batch_multiplier} rounds down to 0")
@@ -201,6 +206,8 @@ def load_recipe(path: str | Path, overlay: str | Path | None = None) -> Recipe:
         if unknown:
             raise PipelineError(f"{overlay}: unknown key `{sorted(unknown)[0]}`; an overlay has one mapping per phase")
         layer = layers.get(str(content.get("phase")))
+        if layer is not None and not isinstance(layer, dict):
+            raise PipelineError(f"{overlay}: `{content['phase']}` must hold a recipe's fields, not {layer!r}")
         if layer is not None:
             content, source = _laid_over(content, layer), f"{path} with {overlay}"
     return parse_model(Recipe, content, source)

@@ -154,6 +154,7 @@ def _facts(recipe: Recipe, inputs: Inputs, train_rows: pl.DataFrame, val_rows: p
                 f"the cached codes are those of encoder {inputs.codes_fingerprint}, but the codec to start from has "
                 f"encoder {fingerprint}; cache the codes with that codec, or start from the codec they came from"
             )
+    assert not (recipe.trains_codes and inputs.codes_fingerprint), "codes that training changes cannot be its input"
     if not recipe.trains_codes and inputs.codes_fingerprint is None:
         raise PipelineError(f"{recipe.phase} trains on cached codes, but none were given; run `cache` first")
     data = {name: value_digest(rows["digest"].to_list()) for name, rows in (("train", train_rows), ("val", val_rows))}

@@ -1,0 +1,200 @@
+"""A small home of real speech, thin codecs with their codes, short recipes, and trainings in other processes."""
+
+import copy
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+
+from snac_pipeline.codec import SNAC
+from snac_pipeline.codes.fingerprint import encoder_fingerprint
+from snac_pipeline.corpus import read_utterances
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import load_settings
+from snac_pipeline.training import loop
+from snac_pipeline.training.loop import Interrupted
+from snac_pipeline.training.recipe import Recipe
+from snac_pipeline.training.runs import Inputs, execute_run, plan_run
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "codec"))  # geometries
+
+REPOSITORY = Path(__file__).parents[2]
+SPEAKERS = {"spk03": (1, 4), "spk06": (1, 3), "spk10": (1, 3), "spk20": (2, 4), "spk23": (2, 5)}
+"""Which examples are used, the shorter ones: ten utterances of 1.3 to 2.3 s at 22.05 kHz."""
+
+NATIVE, DOUBLE = 8_000, 16_000
+
+CODEC: dict[str, Any] = {
+    "sampling_rate": NATIVE, "encoder_dim": 4, "encoder_rates": [4, 4, 4], "decoder_dim": 32,
+    "decoder_rates": [4, 4, 4], "attn_window_size": None, "codebook_size": 32, "codebook_dim": 4,
+    "vq_strides": [4, 2, 1],
+}  # fmt: skip
+"""A geometry of few samples and little context, so that a step takes some 20 ms."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with pipeline.yaml, scanned and split speech, and the codes of one codec."""
+
+    folder: Path
+    codec: Path
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def utterances(self) -> pl.DataFrame:
+        return read_utterances(self.work, ["speech"])
+
+    def start(self) -> SNAC:
+        return SNAC.from_pretrained(self.codec)
+
+    def inputs(self, recipe: Recipe, **changes: Any) -> Inputs:
+        """What `steps.training` gives a recipe."""
+        if recipe.codec is not None:
+            return Inputs(self.utterances, **changes)
+        start = self.start()
+        codes = None if recipe.trains_codes else encoder_fingerprint(start)
+        return Inputs(**{"utterances": self.utterances, "start": start, "codes_fingerprint": codes, **changes})
+
+    def copy(self, folder: Path) -> "Home":
+        """The same data with runs of its own."""
+        shutil.copytree(self.work, folder / "work", ignore=shutil.ignore_patterns("runs"))
+        shutil.copy(self.folder / "pipeline.yaml", folder)
+        return Home(folder, self.codec)
+
+    def plan(self, recipe: Recipe, **changes: Any):
+        return plan_run(recipe, self.inputs(recipe, **changes), self.work)
+
+    def train(self, recipe: Recipe, on_event: Callable = lambda event: None, **changes: Any) -> dict[str, Any]:
+        """Train in this process."""
+        return execute_run(self.plan(recipe, **changes), "cpu", on_event)
+
+
+def make_home(folder: Path, codec: SNAC) -> Home:
+    """Scan, split and encode as the command line does."""
+    from snac_pipeline.steps.codes import cache
+    from snac_pipeline.steps.corpus import scan_corpus, split_corpora
+
+    for speaker, numbers in SPEAKERS.items():
+        for number in numbers:
+            name = f"{speaker}/{speaker}_{number}.flac"
+            (folder / "speech" / speaker).mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / "examples" / "speech" / name, folder / "speech" / name)
+    codec.save_pretrained(folder / "codec")
+    settings = {
+        "home": "work",
+        "corpora": {"speech": {"path": str(folder / "speech"), "speaker": "{speaker}/*"}},
+        "split": {"val": 0.3},
+        "base_codec": {"source": str(folder / "codec")},
+        "devices": ["cpu"],
+        "caching": {"processes": 1, "verify": 4},
+        "training": {"decoders": {"decoder_24khz": {"recipe": "recipe.yaml"}}},
+    }
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(settings))
+    loaded = load_settings(folder / "pipeline.yaml")
+    scan_corpus(loaded, "speech", None, lambda event: None)
+    split_corpora(loaded)
+    cache(loaded, ["speech"], lambda event: None)
+    return Home(folder, folder / "codec")
+
+
+# ---- recipes -------------------------------------------------------------------------------------------------------
+
+PHASE10: dict[str, Any] = {
+    "phase": "phase10",
+    "heads": {"native": {"n_ffts": [64, 256]}},
+    "stages": [{"name": "main", "epochs": 3, "learning_rates": {"trunk": 1e-3, "native_head": 1e-3}}],
+    "curriculum": [{"epochs": 1, "seconds": 0.25, "batch_multiplier": 2}, {"epochs": 2, "seconds": 0.5}],
+    "batch_size": 4,
+    "losses": {"l1": 1.0, "stft": 1.0, "log_stft": 0.1},
+    "validation": {"utterances": 3, "seconds": 1.0},
+    "compile": False,
+}
+
+PHASE12: dict[str, Any] = {
+    **PHASE10,
+    "phase": "phase12",
+    "heads": {"native": {"weight": 0.3, "n_ffts": [64, 256]}, "double": {"n_ffts": [64, 512]}},
+    "detach_native": True,
+    "stages": [
+        {"name": "warm-up", "epochs": 1, "learning_rates": {"double_head": 2e-3}, "schedule": "constant",
+         "head_weights": {"native": 0.0, "double": 1.0}},
+        {"name": "main", "epochs": 2, "schedule": "onecycle",
+         "learning_rates": {"trunk": 1e-3, "double_head": 2e-3, "native_head": 5e-4}},
+    ],
+}  # fmt: skip
+
+SCRATCH: dict[str, Any] = {
+    **PHASE10,
+    "phase": "scratch",
+    "codec": CODEC,
+    "stages": [{"name": "main", "epochs": 3, "warmup_steps": 2, "learning_rates": dict.fromkeys(
+        ("encoder", "quantizer", "trunk", "native_head"), 1e-3)}],
+    "context_frames": 0,
+    "codebooks": {"start_step": 4, "restart_every": 3},
+}  # fmt: skip
+
+
+def recipe_of(content: dict[str, Any], **changes: Any) -> Recipe:
+    return Recipe.model_validate({**copy.deepcopy(content), **changes})
+
+
+# ---- trainings in processes of their own ---------------------------------------------------------------------------
+
+# Children are forked from a server that has imported the library once and has no threads.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["snac_pipeline.training.runs", "snac_pipeline.corpus", "torch._dynamo"])
+
+INTERRUPTED, REFUSED = 17, 18
+
+
+def start_training(home: Home, content: dict[str, Any], *, hold_at: int | None = None, group: bool = False):
+    """Train `content` on `home` in a new process.
+
+    hold_at: the process waits to be killed when this step is done. group: it leads a process group.
+    """
+    child = processes.Process(target=_train, args=(home, content, hold_at, group))
+    child.start()
+    return child
+
+
+def _train(home: Home, content: dict[str, Any], hold_at: int | None, group: bool) -> None:
+    def on_event(event: dict[str, Any]) -> None:
+        if "fraction" in event and event["step"] == hold_at:
+            time.sleep(600)
+
+    loop.LOG_SECONDS = 0.0
+    if group:
+        os.setpgrp()
+    torch.set_num_threads(1)
+    try:
+        home.train(recipe_of(content), on_event)
+    except Interrupted:
+        os._exit(INTERRUPTED)
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        os._exit(REFUSED)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Poll until `condition` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps of the checkpoints in a run folder."""
+    return sorted(int(folder.name.removeprefix("step-")) for folder in run.glob("checkpoints/step-*"))

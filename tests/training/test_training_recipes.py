@@ -1,0 +1,192 @@
+"""Recipes: the shipped ones are the table of the project's plan, and mistakes in others are named."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from made_training import PHASE10, PHASE12, REPOSITORY, recipe_of
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import value_digest
+from snac_pipeline.training.recipe import Recipe, load_recipe
+
+RECIPES = REPOSITORY / "recipes"
+PHASES = ("phase10", "phase11", "phase12")
+GROWING = [(2, 1.0, 2.0), (2, 2.0, 1.0), (2, 3.0, 0.6)]
+
+
+def shipped(name: str) -> Recipe:
+    return load_recipe(RECIPES / f"{name}.yaml")
+
+
+def written(tmp_path: Path, content: dict | str, name: str = "recipe.yaml") -> Path:
+    file = tmp_path / name
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return file
+
+
+# ---- what is shipped -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*PHASES, "scratch"])
+def test_a_shipped_recipe_is_that_of_its_name_and_the_demo_fits_over_it(name):
+    assert shipped(name).phase == name
+    demo = load_recipe(RECIPES / f"{name}.yaml", RECIPES / "demo.yaml")
+    assert demo.phase == name
+    assert demo.epochs <= shipped(name).epochs
+    assert demo.heads == shipped(name).heads
+
+
+def test_curricula_are_those_of_the_table():
+    lessons = {
+        name: [(lesson.epochs, lesson.seconds, lesson.batch_multiplier) for lesson in shipped(name).curriculum]
+        for name in PHASES
+    }
+    assert lessons == {
+        "phase10": [*GROWING, (4, 4.0, 0.45)],
+        "phase11": [(15, 4.0, 1.0)],
+        "phase12": [*GROWING, (9, 4.0, 0.45)],
+    }
+
+
+def test_batches_are_those_of_the_table_rounded_down():
+    sizes = {name: [int(shipped(name).batch_size * m) for m in (2.0, 1.0, 0.6, 0.45)] for name in PHASES}
+    assert sizes == {"phase10": [96, 48, 28, 21], "phase11": [64, 32, 19, 14], "phase12": [192, 96, 57, 43]}
+
+
+def test_stages_are_those_of_the_table():
+    stages = {
+        name: [(s.epochs, s.schedule, s.learning_rates, s.head_weights) for s in shipped(name).stages]
+        for name in PHASES
+    }
+    one = dict.fromkeys(("trunk", "native_head", "double_head"), 1e-5)
+    groups = {"trunk": 5e-5, "double_head": 5e-5, "native_head": 1e-5}
+    assert stages == {
+        "phase10": [(10, "cosine", {"trunk": 15e-6, "native_head": 15e-6}, {})],
+        "phase11": [(3, "constant", {"double_head": 5e-5}, {}), (12, "onecycle", one, {})],
+        "phase12": [
+            (1, "constant", {"double_head": 2e-4}, {"native": 0.0, "double": 1.0}),
+            (14, "onecycle", groups, {}),
+        ],
+    }
+    assert shipped("phase10").stages[0].final_fraction == 0.1
+
+
+def test_heads_losses_and_optimizer_are_those_of_the_table():
+    heads = {
+        name: {head: (options.weight, max(options.n_ffts)) for head, options in shipped(name).heads.items()}
+        for name in PHASES
+    }
+    assert heads == {
+        "phase10": {"native": (1.0, 4096)},
+        "phase11": {"double": (1.0, 8192)},
+        "phase12": {"native": (0.3, 4096), "double": (1.0, 8192)},
+    }
+    for recipe in map(shipped, PHASES):
+        assert (recipe.losses.l1, recipe.losses.stft, recipe.losses.log_stft) == (1.0, 1.0, 0.0)
+        assert (recipe.optimizer.grad_clip, recipe.optimizer.weight_decay) == (1.0, 1e-4)
+        assert all(b == 2 * a for head in recipe.heads.values() for a, b in itertools.pairwise(head.n_ffts))
+        assert not recipe.trains_codes
+    assert shipped("phase12").detach_native
+    assert shipped("scratch").trains_codes
+
+
+# ---- mistakes ------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "unknown key": ({"batchsize": 4}, "unknown key `batchsize`"),
+    "unknown key inside": ({"optimizer": {"lr": 1e-3}}, r"unknown key `optimizer\.lr` \(known here: betas, "),
+    "unknown key in a list": (
+        {"curriculum": [{"epochs": 3, "seconds": 1.0, "length": 2}]}, r"unknown key `curriculum\.0\.length`",
+    ),
+    "unknown group": (
+        {"stages": [{"name": "a", "epochs": 3, "learning_rates": {"decoder": 1e-3}}]},
+        r"stages\.0\.learning_rates\.decoder",
+    ),
+    "epochs differ": ({"curriculum": [{"epochs": 2, "seconds": 1.0}]}, "stages have 3 epochs.*curriculum 2"),
+    "head without a place": (
+        {"stages": [{"name": "a", "epochs": 3, "learning_rates": {"double_head": 1e-3}}]}, "heads has no `double`",
+    ),
+    "weight of no head": (
+        {"stages": [{**PHASE10["stages"][0], "head_weights": {"double": 1.0}}]}, "head_weights.*double",
+    ),
+    "nothing to learn from": (
+        {"stages": [{**PHASE10["stages"][0], "head_weights": {"native": 0.0}}]}, "no head.*weight|weight.*0",
+    ),
+    "negative rate": (
+        {"stages": [{"name": "a", "epochs": 3, "learning_rates": {"trunk": -1e-3}}]}, r"stages\.0\.learning_rates",
+    ),
+    "encoder alone": (
+        {"stages": [{"name": "a", "epochs": 3, "learning_rates": {"encoder": 1e-3}}]}, "the quantizer is not",
+    ),
+    "empty batches": ({"batch_size": 1, "curriculum": [{"epochs": 3, "seconds": 1, "batch_multiplier": 0.45}]},
+                      "rounds down to 0"),
+    "negative seed": ({"seed": -1}, "`seed`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, said", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named_with_its_file_and_key(tmp_path, changes, said):
+    file = written(tmp_path, {**PHASE10, **changes})
+    with pytest.raises(PipelineError, match=said) as error:
+        load_recipe(file)
+    assert str(file) in str(error.value)
+
+
+def test_an_overlay_for_no_phase_is_named(tmp_path):
+    overlay = written(tmp_path, {"phase13": {"batch_size": 3}}, "overlay.yaml")
+    with pytest.raises(PipelineError, match="phase13"):
+        load_recipe(written(tmp_path, PHASE10), overlay)
+
+
+def test_an_overlay_that_holds_no_fields_is_named(tmp_path):
+    overlay = written(tmp_path, {"phase10": 3}, "overlay.yaml")
+    with pytest.raises(PipelineError, match="phase10"):
+        load_recipe(written(tmp_path, PHASE10), overlay)
+
+
+def test_an_overlay_replaces_fields_and_lists_and_leaves_the_rest(tmp_path):
+    overlay = written(
+        tmp_path, {"phase10": {"losses": {"stft": 0.5}, "curriculum": [{"epochs": 3, "seconds": 2.0}]}}, "overlay.yaml"
+    )
+    laid = load_recipe(written(tmp_path, PHASE10), overlay)
+    assert (laid.losses.l1, laid.losses.stft, laid.losses.log_stft) == (1.0, 0.5, 0.1)
+    assert [lesson.seconds for lesson in laid.curriculum] == [2.0]
+    assert load_recipe(written(tmp_path, PHASE12), overlay) == recipe_of(PHASE12)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00001", "1E-5", "10e-6"])
+def test_numbers_are_numbers_however_they_are_written(tmp_path, text):
+    content = yaml.safe_dump({**PHASE10, "optimizer": {"weight_decay": "HERE"}}).replace("HERE", text)
+    assert load_recipe(written(tmp_path, content)).optimizer.weight_decay == 1e-5
+
+
+# ---- identity ------------------------------------------------------------------------------------------------------
+
+OTHER = {
+    "phase": "phase11",
+    "codec": {"sampling_rate": 8000},
+    "heads": {"native": {"n_ffts": [64, 128]}},
+    "detach_native": True,
+    "stages": [{**PHASE10["stages"][0], "schedule": "constant"}],
+    "curriculum": [{"epochs": 3, "seconds": 0.5}],
+    "batch_size": 5,
+    "losses": {"l1": 0.5},
+    "optimizer": {"weight_decay": 0.0},
+    "noise": "off",
+    "context_frames": 0,
+    "validation": {"utterances": 2, "seconds": 1.0},
+    "codebooks": {"restart_every": 7},
+    "seed": 1,
+    "compile": True,
+}
+
+
+def test_every_field_that_changes_results_changes_the_identity_and_the_others_do_not():
+    silent = {"checkpoints": {"every_steps": 3, "keep": 9}, "loader_workers": 2}
+    assert set(OTHER) | set(silent) == set(Recipe.model_fields)
+    identity = value_digest(recipe_of(PHASE10).identity())
+    assert value_digest(recipe_of(PHASE10, **silent).identity()) == identity
+    others = [value_digest(recipe_of(PHASE10, **{field: value}).identity()) for field, value in OTHER.items()]
+    assert len({identity, *others}) == 1 + len(OTHER)

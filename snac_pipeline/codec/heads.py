@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snac_pipeline.codec.layers import Snake, residual_units, transposed_conv
+from snac_pipeline.codec.layers import Snake, masked, residual_units, transposed_conv
 
 HALF_TAPS = 24
 
@@ -50,5 +50,11 @@ class DoubleRateHead(nn.Module):
             last,
         )
 
-    def forward(self, features_BCT: Tensor, native_B1T: Tensor) -> Tensor:
-        return double_rate(native_B1T) + self.branch(features_BCT)
+    def forward(self, features_BCT: Tensor, native_B1T: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        """`mask_B1T`: 1 where an item has samples, at the native rate; see `layers.masked`."""
+        twice = None if mask_B1T is None else mask_B1T.repeat_interleave(2, dim=-1)
+        first, upsample, *units, second, last = self.branch
+        x = upsample(masked(first(features_BCT), mask_B1T))
+        for unit in units:
+            x = unit(x, twice)
+        return double_rate(native_B1T) + last(masked(second(x), twice))

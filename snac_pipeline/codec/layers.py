@@ -50,6 +50,11 @@ class Snake(nn.Module):
         return kernels.snake(x_BCT, self.alpha)
 
 
+def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:
+    """x with zeros where the mask is zero: what a convolution would see if the item ended there. None: x itself."""
+    return x_BCT if mask_B1T is None else x_BCT * mask_B1T
+
+
 class ResidualUnit(nn.Module):
     """Snake, dilated conv of kernel 7, Snake, 1x1 conv, plus the input. (B, C, T) -> (B, C, T)."""
 
@@ -62,8 +67,9 @@ class ResidualUnit(nn.Module):
             conv(channels, channels, kernel_size=1),
         )
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        return x_BCT + self.block(x_BCT)
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        first, dilated, second, pointwise = self.block
+        return x_BCT + pointwise(second(dilated(masked(first(x_BCT), mask_B1T))))
 
 
 def residual_units(channels: int, depthwise: bool) -> list[ResidualUnit]:
@@ -114,10 +120,23 @@ class DecoderBlock(nn.Module):
         noise_block = [NoiseBlock(channels // 2)] if noise else []
         self.block = nn.Sequential(Snake(channels), upsample, *noise_block, *residual_units(channels // 2, depthwise))
 
-    def forward(self, x_BCT: Tensor, noise: Noise, index: int, samples_per_latent: int) -> Tensor:
+    def forward(
+        self,
+        x_BCT: Tensor,
+        noise: Noise,
+        index: int,
+        samples_per_latent: int,
+        masks: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor:
+        """`masks`: of the input and of the output, for batches with items that end early; see `masked`."""
+        before, after = masks
         for module in self.block:
             if isinstance(module, NoiseBlock):
                 x_BCT = module(x_BCT, noise.draw(x_BCT, index, samples_per_latent))
+            elif isinstance(module, ResidualUnit):
+                x_BCT = module(x_BCT, after)
+            elif isinstance(module, nn.ConvTranspose1d):
+                x_BCT = module(masked(x_BCT, before))
             else:
                 x_BCT = module(x_BCT)
         return x_BCT

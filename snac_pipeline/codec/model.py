@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snac_pipeline.codec import hub
 from snac_pipeline.codec.heads import DoubleRateHead
-from snac_pipeline.codec.layers import DecoderBlock, EncoderBlock, LocalAttention, Snake, conv
+from snac_pipeline.codec.layers import DecoderBlock, EncoderBlock, LocalAttention, Snake, conv, masked
 from snac_pipeline.codec.noise import Noise, NoiseMode
 from snac_pipeline.codec.quantizer import Quantized, ResidualQuantizer
 from snac_pipeline.codec.spec import CodecSpec
@@ -41,6 +41,20 @@ class Encoder(nn.Module):
         return self.block(audio_B1T)
 
 
+class Ends:
+    """Where the items of a batch end, in latents (B,), as masks at every rate; None where all are whole."""
+
+    def __init__(self, latents_B: Tensor | None):
+        self.latents_B = latents_B
+
+    def mask(self, x_BCT: Tensor, samples_per_latent: int, stride: int = 1) -> Tensor | None:
+        """(B, 1, T * stride): 1 where an item has samples, for x or for what is `stride` times as long."""
+        if self.latents_B is None:
+            return None
+        positions = torch.arange(x_BCT.shape[-1] * stride, device=x_BCT.device)
+        return (positions < self.latents_B[:, None, None] * samples_per_latent).to(x_BCT.dtype)
+
+
 class Decoder(nn.Module):
     """(B, latent_dim, L) -> (B, 1, L * hop_length) at sampling_rate, through features that a second head can share."""
 
@@ -61,23 +75,27 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, latents_BCL: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.head(self.features(latents_BCL, noise or Noise("upstream")))
+        return self.head(self.features(latents_BCL, noise or Noise("upstream"), Ends(None)))
 
-    def features(self, latents_BCL: Tensor, noise: Noise) -> Tensor:
+    def features(self, latents_BCL: Tensor, noise: Noise, ends: Ends) -> Tensor:
         """(B, latent_dim, L) -> (B, decoder_dim / 2**blocks, T): what the heads start from."""
-        x, index, samples_per_latent = latents_BCL, 0, 1
+        x, index, samples_per_latent = masked(latents_BCL, ends.mask(latents_BCL, 1)), 0, 1
         for module in self.trunk:
             if isinstance(module, DecoderBlock):
-                samples_per_latent *= module.block[1].stride[0]
-                x = module(x, noise, index, samples_per_latent)
+                before = ends.mask(x, samples_per_latent)
+                stride = module.block[1].stride[0]
+                samples_per_latent *= stride
+                after = ends.mask(x, samples_per_latent, stride)
+                x = module(x, noise, index, samples_per_latent, (before, after))
                 index += 1
             else:
                 x = module(x)
         return x
 
-    def head(self, features_BCT: Tensor) -> Tensor:
+    def head(self, features_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
         """The published head (Snake, conv, tanh): features -> (B, 1, T)."""
-        return self.model[-3:](features_BCT)
+        snake, last, squash = self.model[-3:]
+        return squash(last(masked(snake(features_BCT), mask_B1T)))
 
     @property
     def trunk(self) -> nn.Sequential:
@@ -194,20 +212,31 @@ class SNAC(nn.Module):
         return self.quantizer.from_codes(codes)
 
     def synthesize(
-        self, latents_BCL: Tensor, noise: Noise, rates: Sequence[int], *, detach_native: bool = False
+        self,
+        latents_BCL: Tensor,
+        noise: Noise,
+        rates: Sequence[int],
+        *,
+        detach_native: bool = False,
+        frames_B: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Audio (B, 1, T) at each of `rates` from quantized latents, sharing the trunk.
 
         detach_native: keep the double-rate head's loss out of the sampling_rate output that it starts from.
+        frames_B: coarse frames that each item really has. Up to there its audio is what decoding it alone gives,
+        whatever the latents after that are; the rest means nothing. None: all have all.
         """
-        features = self.decoder.features(latents_BCL, noise)
-        native = self.decoder.head(features)
+        ends = Ends(None if frames_B is None else frames_B * self.spec.vq_strides[0])
+        features = self.decoder.features(latents_BCL, noise, ends)
+        mask = ends.mask(features, self.spec.hop_length)
+        native = self.decoder.head(features, mask)
         outputs = {}
         for rate in rates:
             if rate == self.spec.sampling_rate:
                 outputs[rate] = native
             else:
-                outputs[rate] = self.double_rate_head(features, native.detach() if detach_native else native)
+                start = native.detach() if detach_native else native
+                outputs[rate] = self.double_rate_head(features, masked(start, mask), mask)
         return outputs
 
     def forward(self, audio_B1T: Tensor) -> tuple[Tensor, list[Tensor]]:

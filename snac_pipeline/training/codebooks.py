@@ -39,7 +39,8 @@ class CodebookCare:
         for k, codes in enumerate(quantized.codes):
             self.counts_KV[k] += torch.bincount(codes.flatten().cpu(), minlength=self.counts_KV.shape[1])
             vectors = quantized.projected[k].detach().transpose(1, 2).flatten(0, 1).cpu()
-            self.recent[k] = torch.cat([self.recent[k], vectors])[-RESERVOIR:]
+            # Cloned, since a checkpoint would hold all that a slice is a view of.
+            self.recent[k] = torch.cat([self.recent[k], vectors])[-RESERVOIR:].clone()
 
     def tend(self, step: int, steps: int) -> None:
         """Before `step` of `steps`: begin the codebooks, or move codes that nothing chose, when it is time."""
@@ -74,7 +75,7 @@ class CodebookCare:
         self.counts_KV.zero_()
 
     def perplexity(self) -> list[float]:
-        """Per level, the effective number of codes in use since the last restart: 2 to the entropy of the choices."""
+        """Per level, the effective number of codes chosen since the last restart: e to their entropy in nats."""
         share_KV = self.counts_KV / self.counts_KV.sum(dim=1, keepdim=True).clamp(min=1)
         return torch.exp(-torch.xlogy(share_KV, share_KV).sum(dim=1)).tolist()
 

@@ -33,6 +33,8 @@ class Batch:
     """The windows' audio at sampling_rate, where the codec itself is trained."""
     targets: dict[int, Tensor]
     """Per output rate, the segments' audio (B, 1, T)."""
+    frames_B: Tensor | None
+    """Coarse frames of each window that exist; None where all do."""
     offset_B: Tensor
     """First supervised coarse frame of each window."""
     valid_B: Tensor
@@ -45,6 +47,7 @@ class Batch:
             self.codes and [level.to(device, non_blocking=True) for level in self.codes],
             None if self.audio_B1T is None else self.audio_B1T.to(device, non_blocking=True),
             {rate: audio.to(device, non_blocking=True) for rate, audio in self.targets.items()},
+            None if self.frames_B is None else self.frames_B.to(device),
             self.offset_B.to(device),
             self.valid_B.to(device),
         )
@@ -96,6 +99,7 @@ def collate(items: list[dict]) -> Batch:
         codes=codes,
         audio_B1T=torch.stack([item["audio"] for item in items]) if "audio" in items[0] else None,
         targets={rate: torch.stack([item["targets"][rate] for item in items]) for rate in items[0]["targets"]},
+        frames_B=torch.tensor([s.present for s in slices]) if any(s.present < s.window for s in slices) else None,
         offset_B=torch.tensor([s.offset for s in slices]),
         valid_B=torch.tensor([s.valid for s in slices]),
     )

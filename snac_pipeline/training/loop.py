@@ -171,7 +171,9 @@ def training_step(
             latents = model.quantizer.from_codes(batch.codes)
     rates = {name: rate for name, rate in output_rates(recipe, model.spec).items() if weights[name] > 0}
     noise = Noise("upstream" if recipe.noise == "on" else "off")
-    outputs = model.synthesize(latents, noise, list(rates.values()), detach_native=recipe.detach_native)
+    outputs = model.synthesize(
+        latents, noise, list(rates.values()), detach_native=recipe.detach_native, frames_B=batch.frames_B
+    )
     loss = torch.zeros((), device=latents.device)
     for name, rate in rates.items():
         target = batch.targets[rate]

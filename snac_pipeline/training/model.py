@@ -9,8 +9,8 @@ from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.training.recipe import GroupName, HeadName, Recipe, Stage
 
-UNDECAYED = ("alpha", "bias", "original0", "codebook.weight", "inv_freq", "norm.weight")
-"""Ends of parameter names that weight decay leaves alone: frequencies, offsets, gains and codes."""
+DECAYED = ("original1",)
+"""Ends of the names of parameters that weight decay shrinks: directions of weight-normalised convolutions only."""
 
 
 def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
@@ -84,7 +84,7 @@ def build_optimizer(recipe: Recipe, model: SNAC) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         group = group_of(name, model)
         if group in trained:
-            lists.setdefault((group, not name.endswith(UNDECAYED)), []).append(parameter)
+            lists.setdefault((group, name.endswith(DECAYED)), []).append(parameter)
     options = recipe.optimizer
     return torch.optim.AdamW(
         [

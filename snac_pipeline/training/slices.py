@@ -19,6 +19,8 @@ class Slice(NamedTuple):
     """First decoded frame."""
     window: int
     """Decoded frames; the same for every slice of a lesson."""
+    present: int
+    """Decoded frames that the utterance really has; fewer than `window` only for utterances shorter than it."""
     offset: int
     """First supervised frame, counted from window_start."""
     segment: int
@@ -45,10 +47,10 @@ def plan_epoch(
     window = segment + 2 * context
     window_start = np.clip(start - context, 0, np.maximum(0, length - window))
     offset = start - window_start
-    valid = np.minimum(segment, length - start)
+    present, valid = np.minimum(window, length), np.minimum(segment, length - start)
     slices = [
-        Slice(int(r), int(w), window, int(o), segment, int(v))
-        for r, w, o, v in zip(rows, window_start, offset, valid, strict=True)
+        Slice(int(r), int(w), window, int(p), int(o), segment, int(v))
+        for r, w, p, o, v in zip(rows, window_start, present, offset, valid, strict=True)
     ]
     return [slices[i : i + batch_size] for i in range(0, len(slices), batch_size)]
 
@@ -61,4 +63,4 @@ def batches_per_epoch(frames: np.ndarray, segment: int, batch_size: int) -> int:
 def whole(frames: int, limit: int | None = None) -> Slice:
     """The slice that is a whole utterance from its start, or its first `limit` frames."""
     kept = frames if limit is None else min(frames, limit)
-    return Slice(0, 0, kept, 0, kept, kept)
+    return Slice(0, 0, kept, kept, 0, kept, kept)

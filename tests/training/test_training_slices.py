@@ -93,5 +93,5 @@ def test_starts_are_uniform_over_the_utterance_both_edges_included():
 
 
 def test_a_whole_utterance_is_a_slice_of_all_of_it_or_of_its_beginning():
-    assert whole(7) == (0, 0, 7, 0, 7, 7)
-    assert whole(7, limit=3) == (0, 0, 3, 0, 3, 3)
+    assert whole(7) == (0, 0, 7, 7, 0, 7, 7)
+    assert whole(7, limit=3) == (0, 0, 3, 3, 0, 3, 3)

@@ -118,7 +118,7 @@ def test_a_recipe_without_a_codec_needs_one_to_start_from():
 def batch_of(spec, rates, frames=8):
     codes = random_codes(spec, frames, batch=2)
     targets = {rate: 0.1 * torch.randn(2, 1, spec.samples(frames, rate)) for rate in rates}
-    return Batch([0, 1], codes, None, targets, torch.zeros(2, dtype=torch.int64), torch.full((2,), frames))
+    return Batch([0, 1], codes, None, targets, None, torch.zeros(2, dtype=torch.int64), torch.full((2,), frames))
 
 
 def native_head_gradients(dual, recipe, weights):

@@ -40,7 +40,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         corpora = list(context.partition_keys)
         result = pipeline.run(context, "cache", *_corpus_arguments(corpora))
-        run = shown(result, hide=["corpora", "utterances", "encoded", "hours"])
+        run = shown(result, paths=["folder"], hide=["corpora", "utterances", "encoded", "hours"])
         outcomes = {
             corpus: Outcome(result["corpora"][corpus]["version"], {**run, **shown(result["corpora"][corpus])})
             for corpus in corpora

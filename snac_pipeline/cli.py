@@ -8,6 +8,7 @@ interrupted.
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -29,14 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     speaker = _Speaker(options.json)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        result = options.command(options, load_settings(options.settings), speaker.progress)
+        speaker.result(options.command(options, load_settings(options.settings), speaker.progress))
     except PipelineError as error:
         speaker.error(str(error))
+        return EXIT_FAILED
+    except BrokenPipeError:  # whoever read our output went away: `snac-pipeline ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt as interrupt:
         speaker.error(str(interrupt) or "interrupted; what was done is kept: run it again to go on")
         return EXIT_INTERRUPTED
-    speaker.result(result)
     return 0
 
 
@@ -60,7 +63,7 @@ class _Speaker:
         if self.as_json:
             print(json.dumps({"event": "result", **result}), flush=True)
         else:
-            print("\n".join(f"{key + ':':<28} {_readable(value)}" for key, value in result.items()))
+            print("\n".join(f"{key + ':':<28} {_readable(value)}" for key, value in result.items()), flush=True)
 
     def error(self, message: str) -> None:
         if self.as_json:
@@ -244,13 +247,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
-    return number
+    return int(text)
 
 
 if __name__ == "__main__":
-    # Progress and results are read through pipes; a reader that went away ends us quietly.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

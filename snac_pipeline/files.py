@@ -5,6 +5,7 @@ and the folder flushed too, so that a crash at any instant leaves the old file o
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -44,22 +45,43 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def _named_if_full(path: Path) -> Iterator[None]:
+    """A disk or a quota that is full is something to tell, with the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise PipelineError(
+            f"cannot write {path}: {os.strerror(error.errno)}; make room there, or choose another `home` in "
+            "pipeline.yaml, and run again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _named_if_refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PipelineError(
+            f"cannot write in {folder}: {error.strerror}; choose another `home` in pipeline.yaml "
+            "or give this user write permission there"
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it becomes `path`, on any failure it is removed."""
     make_folder(path.parent)
-    try:
+    with _named_if_refused(path.parent):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX, suffix=path.suffix)
-    except OSError as error:
-        raise PipelineError(
-            f"cannot write in {path.parent}: {error.strerror}; choose another `home` in pipeline.yaml "
-            "or give this user write permission there"
-        ) from error
     os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        with _named_if_full(path):
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
         flush_folder(path.parent)
@@ -76,24 +98,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary names, so nothing is lost, but `path` has to be written again.
     """
     make_folder(path.parent)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
+    with _named_if_refused(path.parent):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
+    replaced = path.with_name(f"{temporary.name}-replaced")
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())
+        with _named_if_full(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as handle:
+                        os.fsync(handle.fileno())
         flush_folder(temporary)
         temporary.chmod(0o755)
-        replaced = path.with_name(f"{temporary.name}-replaced")
         if path.exists():
             path.rename(replaced)
         temporary.rename(path)
         flush_folder(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not path.exists():  # an interrupt between the two renames
+            replaced.rename(path)
         raise
+    finally:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,8 +141,14 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_parquet(path: Path, **options: Any) -> pa.Table:
-    """Read a parquet file, verifying the checksum of every page."""
-    return pq.read_table(path, page_checksum_verification=True, **options)
+    """Read a parquet file, verifying the checksum of every page; PipelineError names a file that is damaged."""
+    try:
+        return pq.read_table(path, page_checksum_verification=True, **options)
+    except (pa.ArrowException, OSError) as error:
+        raise PipelineError(
+            f"{path} is damaged or cannot be read ({str(error).strip().splitlines()[0]}); restore it from a copy, or "
+            "delete it and run the step that writes it again"
+        ) from error
 
 
 def content_digest(path: str | bytes | os.PathLike) -> str:

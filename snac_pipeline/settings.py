@@ -7,7 +7,7 @@ folder of the file.
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -34,14 +34,15 @@ class CorpusSettings(Section):
     path: Path
     """The folder; every audio file below it belongs to the corpus."""
     speaker: str | None = None
-    """Where in a file's path its speaker stands, e.g. "{speaker}/**"; None: the first folder below the root."""
+    """Where in a file's path its speaker stands, e.g. "{speaker}/**"; null: the first folder below `path`;
+    "utterance": every file is its own speaker."""
 
 
 class SplitSettings(Section):
     """How much speech is held out."""
 
     val: float = pydantic.Field(0.05, gt=0, lt=1)
-    """Share of each corpus, by utterances, whose speakers training never hears."""
+    """Share of each corpus, by duration, whose speakers training never hears."""
 
 
 class BaseCodecSettings(Section):
@@ -70,7 +71,9 @@ class DecoderSettings(Section):
     """One decoder to train: its recipe and its starting point, an edge of the asset graph."""
 
     recipe: Path
+    """How it is trained; see recipes/."""
     starts_from: Literal["base_codec", "decoder_24khz"] = "base_codec"
+    """The codec whose decoder it begins as."""
 
 
 def _default_decoders() -> dict[DecoderName, DecoderSettings]:
@@ -85,6 +88,7 @@ class TrainingSettings(Section):
     """Which recipe trains which decoder."""
 
     decoders: dict[DecoderName, DecoderSettings] = pydantic.Field(default_factory=_default_decoders)
+    """The decoders to train, by name: decoder_24khz, decoder_48khz, decoder_dual_head; default: all three."""
     overlay: Path | None = None
     """A file of recipe fields laid over every recipe, e.g. recipes/demo.yaml for a short run."""
     limit: int | None = pydantic.Field(None, ge=1)
@@ -116,8 +120,11 @@ class TokenSettings(Section):
     """Token statistics and byte-pair encoding."""
 
     layout: Literal["frame", "level_offsets", "coarse_only"] = "frame"
+    """Order of the levels' tokens in a flat sequence; see tokens/layouts.py."""
     merges: int = pydantic.Field(2000, ge=1)
+    """Merges of the byte-pair encoding at most."""
     sample_tokens: int = pydantic.Field(20_000_000, ge=1)
+    """Tokens that the byte-pair encoding is trained on at most."""
 
 
 class Settings(Section):
@@ -126,6 +133,7 @@ class Settings(Section):
     home: Path = Path("work")
     """Where everything is written."""
     corpora: dict[str, CorpusSettings] = pydantic.Field(min_length=1)
+    """The folders of recordings, by a name of letters, digits, "-" and "_"; required."""
     limit: int | None = pydantic.Field(None, ge=1)
     """Use at most this many files of each corpus, spread over its speakers, for a quick try."""
     split: SplitSettings = SplitSettings()
@@ -190,15 +198,21 @@ def _resolve(settings: Settings, root: Path) -> Settings:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers here."""
+    """A YAML file's mapping. Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers here.
+
+    A key that is there twice is an error, not, as in YAML, a way to lose the first.
+    """
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise PipelineError(f"{file} does not exist; give the path of a settings or recipe file") from error
+    except OSError as error:
+        raise PipelineError(f"{file} cannot be read: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise PipelineError(f"{file} must hold `key: value` lines, but holds {type(content).__name__}")
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise PipelineError(f"{file} {found}; it must hold `key: value` lines")
     return content
 
 
@@ -211,27 +225,30 @@ def parse_model(model: type[Model], content: dict[str, Any], source: str) -> Mod
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"]) or "the file"
             if problem["type"] == "extra_forbidden":
-                known = ", ".join(_known_keys(model, problem["loc"][:-1]))
-                lines.append(f"unknown key `{key}`" + (f" (known here: {known})" if known else ""))
+                lines.append(f"unknown key `{key}` (known here: {', '.join(_known_keys(model, problem['loc'][:-1]))})")
             else:
                 lines.append(f"`{key}`: {problem['msg']}")
         raise PipelineError(f"{source}: " + "; ".join(lines)) from error
 
 
-def _known_keys(model: type[pydantic.BaseModel], place: tuple) -> list[str]:
-    """Field names at `place` below `model`, as far as they can be followed through plain sections."""
-    for part in place:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        if not issubclass(field.annotation, pydantic.BaseModel):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
+def _known_keys(kind: Any, place: tuple) -> list[str]:
+    """Field names at `place` below `kind`: a section, or a list or mapping of sections."""
+    if not isinstance(kind, type):  # list[Stage], dict[str, Head]
+        return _known_keys(get_args(kind)[-1], place[1:])
+    return _known_keys(kind.model_fields[place[0]].annotation, place[1:]) if place else list(kind.model_fields)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 1e-4 as a number."""
+    """SafeLoader that also reads 1e-4 as a number and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for name, _ in node.value:
+            key = str(name.value)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key `{key}` is there twice", problem_mark=name.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

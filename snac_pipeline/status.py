@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
 
 
@@ -25,7 +27,10 @@ def home_status(settings: Settings) -> dict[str, Any]:
 
 
 def _rows(file: Path) -> int:
-    return pq.read_metadata(file).num_rows
+    try:
+        return pq.read_metadata(file).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise PipelineError(f"{file} is damaged: {error}; delete it and run the step that writes it again") from error
 
 
 def _run(folder: Path) -> dict[str, Any]:

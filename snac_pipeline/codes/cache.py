@@ -4,6 +4,7 @@ In: the utterances of some corpora and a codec folder. Out: parts on disk and a 
 from the parts themselves, so that a run that was killed loses at most the parts it was writing.
 """
 
+import contextlib
 import math
 import random
 import time
@@ -18,10 +19,10 @@ import polars as pl
 import torch
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_batch, recordings
+from snac_pipeline.codes.encode import Recording, batches, encode_batch, encode_recordings, recordings
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
 from snac_pipeline.codes.parts import cached_digests, codes_folder, prepare_folder, read_codes, write_part
-from snac_pipeline.corpus import UnreadableAudio, read_audio
+from snac_pipeline.corpus import UnreadableAudio
 from snac_pipeline.engine.local import run_parts
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
@@ -37,7 +38,7 @@ class PartResult:
     digests: list[str]
     audio_seconds: float
     unreadable: list[str]
-    """One sentence for each file that could not be read."""
+    """One sentence for each file that could not be read or is not what was scanned."""
 
 
 def cache_codes(
@@ -50,8 +51,8 @@ def cache_codes(
 ) -> dict[str, Any]:
     """Encode the utterances whose codes are missing; returns the run's figures.
 
-    utterances: corpus.read_utterances. Raises PipelineError when files could not be read (everything else is then
-    cached, and the message names them), or when sampled codes are not those of encoding alone.
+    utterances: corpus.read_utterances. Raises PipelineError when files could not be read or have changed since the scan
+    (everything else is then cached, and the message names them), or when sampled codes are not those of encoding alone.
     """
     started = time.monotonic()
     model = SNAC.from_pretrained(codec)
@@ -66,16 +67,19 @@ def cache_codes(
 
     encoded, unreadable, seconds = [], [], 0.0
     work = partial(encode_part, codec, folder, options.batch_seconds)
-    for result in run_parts(work, parts, devices):
-        encoded += result.digests
-        unreadable += result.unreadable
-        seconds += result.audio_seconds
-        on_event(_progress(len(encoded), len(missing), seconds, total, time.monotonic() - started, len(unreadable)))
-    verified = verify_sample(model.to(devices[0]), folder, utterances, encoded, options.verify)
+    with contextlib.closing(run_parts(work, parts, devices)) as results:
+        for result in results:
+            encoded += result.digests
+            unreadable += result.unreadable
+            seconds += result.audio_seconds
+            on_event(_progress(len(encoded), len(missing), seconds, total, time.monotonic() - started, len(unreadable)))
+    verified = verify_sample(
+        model.to(devices[0]), folder, utterances, encoded, options.verify, batch_seconds=options.batch_seconds
+    )
     if unreadable:
         raise PipelineError(
-            f"{len(unreadable)} files could not be read any more: {'; '.join(unreadable[:5])}; the other "
-            f"{len(encoded)} are cached; run `scan` again, which sets unreadable files aside"
+            f"{len(unreadable)} files are no longer what was scanned: {'; '.join(unreadable[:5])}; the other "
+            f"{len(encoded)} are cached; run `scan` again, then `cache`"
         )
     elapsed = time.monotonic() - started
     return {
@@ -104,7 +108,7 @@ def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[
 
 
 def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Recording], device: str) -> PartResult:
-    """Encode one part on `device` and commit it; files that cannot be read are told, not written."""
+    """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written."""
     model = _model(codec, device)
     spec = model.spec
     done: list[Recording] = []
@@ -112,12 +116,12 @@ def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Reco
     unreadable: list[str] = []
     for batch in batches(part, spec, batch_seconds):
         try:
-            codes += encode_batch(model, batch, batch_seconds)
+            codes += encode_recordings(model, batch, batch_seconds)
             done += batch
         except UnreadableAudio:
             for item in batch:
                 try:
-                    codes += encode_batch(model, [item], batch_seconds)
+                    codes += encode_recordings(model, [item], batch_seconds)
                     done.append(item)
                 except UnreadableAudio as error:
                     unreadable.append(str(error))
@@ -140,16 +144,22 @@ _models: dict[tuple[Path, str], SNAC] = {}
 def _model(codec: Path, device: str) -> SNAC:
     """The codec on `device`, loaded once for each process."""
     if (codec, device) not in _models:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         _models[codec, device] = SNAC.from_pretrained(codec).to(device)
     return _models[codec, device]
 
 
 def verify_sample(
-    model: SNAC, folder: Path, utterances: pl.DataFrame, digests: list[str], count: int, seed: int = 0
+    model: SNAC,
+    folder: Path,
+    utterances: pl.DataFrame,
+    digests: list[str],
+    count: int,
+    seed: int = 0,
+    batch_seconds: float = 60.0,
 ) -> dict[str, int]:
     """Encode up to `count` of `digests` again, each alone, and compare with the cache token by token.
 
+    Those longer than `batch_seconds` are encoded in chunks, as for the cache: whole, an hour would take 20 GB.
     Returns compared utterances and tokens and how many tokens differ. Raises PipelineError when they differ: on a CPU
     by a single token, on a GPU by more than 1e-4 of them.
     """
@@ -158,12 +168,12 @@ def verify_sample(
     rows = utterances.filter(pl.col("digest").is_in(sample)).sort("digest")
     cached = read_codes(folder, rows["digest"].to_list()) if len(rows) else None
     for i, item in enumerate(recordings(rows, model.spec)):
-        audio = read_audio(item.file, model.spec.sampling_rate, 0, item.num_samples)
-        for k, level in enumerate(encode_array(model, audio[None])):
+        [alone] = encode_batch(model, [item], batch_seconds)
+        for k, level in enumerate(alone):
             tokens = np.array(cached[f"codes_{k}"][i], dtype=np.uint16)
-            same = tokens.shape == level[0].shape
-            mismatched += int((tokens != level[0]).sum()) if same else level[0].size
-            compared += level[0].size
+            same = tokens.shape == level.shape
+            mismatched += int((tokens != level).sum()) if same else level.size
+            compared += level.size
     device = next(model.parameters()).device
     allowed = 0.0 if device.type == "cpu" else 1e-4
     if mismatched > allowed * compared:
@@ -175,7 +185,10 @@ def verify_sample(
 
 
 def check_codes(folder: Path, utterances: pl.DataFrame, model: SNAC) -> list[str]:
-    """Everything wrong with the cached codes of `utterances`: missing rows, ranges, lengths. Empty when all is well."""
+    """Every wrong range and length in the cached codes of `utterances`; empty when all is well.
+
+    Raises PipelineError where codes are missing.
+    """
     spec = model.spec
     rows = read_codes(folder, utterances["digest"].to_list())
     expected = {item.digest: spec.frames_for(item.num_samples) for item in recordings(utterances, spec)}

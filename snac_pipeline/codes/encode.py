@@ -4,6 +4,7 @@ Batches hold utterances of one padded length, since padding to the longest would
 Long recordings are encoded in chunks with enough context on each side to be exact too. Everything is float32.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.corpus.audio import read_audio, resampled_length
+from snac_pipeline.corpus.naming import openable
+from snac_pipeline.corpus.probe import digest_of
+from snac_pipeline.corpus.sniffing import UnreadableAudio
 
 
 class Recording(NamedTuple):
@@ -46,6 +50,18 @@ def batches(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -
         yield batch
 
 
+def encode_recordings(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
+    """`encode_batch` of files that still are what was scanned; raises UnreadableAudio naming the first that is not.
+
+    A file edited after the scan would give its new codes to the old content's digest, for good. Hashing costs what
+    reading costs, and the decoder then reads from memory.
+    """
+    for item in batch:
+        if digest_of(openable(item.file)) != item.digest:
+            raise UnreadableAudio(item.file, "changed since the scan")
+    return encode_batch(model, batch, chunk_seconds)
+
+
 def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
     """For each recording one uint16 array per level. All must have one padded length."""
     spec = model.spec
@@ -64,9 +80,21 @@ def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) 
 def encode_array(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
-    with torch.inference_mode():
+    with torch.inference_mode(), _float32():
         codes = model.encode(torch.from_numpy(audio_BT)[:, None].to(device))
     return [level.cpu().numpy().astype(np.uint16) for level in codes]
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Without TF32, which torch uses for convolutions on a GPU unless told otherwise: 10 bits are not enough."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int) -> list[np.ndarray]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.errors import PipelineError
@@ -89,7 +88,7 @@ def cached_digests(folder: Path) -> dict[str, Path]:
     """Every digest in the parts, with the part it is read from."""
     place: dict[str, Path] = {}
     for file in part_files(folder):
-        for digest in pq.read_table(file, columns=["digest"])["digest"].to_pylist():
+        for digest in read_parquet(file, columns=["digest"])["digest"].to_pylist():
             place.setdefault(digest, file)
     return place
 

@@ -50,6 +50,8 @@ def cache(settings: Settings, corpora: list[str], on_event: OnEvent) -> dict[str
 
 def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> dict[str, Any]:
     """Check ranges and lengths of all cached codes; with `sample`, encode so many utterances again and compare."""
+    for name in corpora:
+        corpus_of(settings, name)
     model, _ = base_codec(settings)
     parts = codes_folder(settings.home, encoder_fingerprint(model))
     utterances = read_utterances(settings.home, corpora, splits=False)
@@ -59,7 +61,8 @@ def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> 
             "errors": check_codes(parts, utterances, model),
         }
     model = model.to(find_devices(settings.devices)[0])
-    figures = verify_sample(model, parts, utterances, utterances["digest"].to_list(), sample)
+    digests, batch_seconds = utterances["digest"].to_list(), settings.caching.batch_seconds
+    figures = verify_sample(model, parts, utterances, digests, sample, batch_seconds=batch_seconds)
     return {
         "compared": figures["utterances"],
         "compared_tokens": figures["tokens"],

@@ -147,9 +147,9 @@ def _locate(parts: list[Path], wanted: pl.DataFrame, folder: Path) -> pl.DataFra
 def _read_part(part: Path, columns: list[str]) -> pa.Table:
     try:
         return read_parquet(part, columns=columns).select(columns)
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (PipelineError, KeyError) as error:
         raise PipelineError(
-            f"{part} cannot be read as a part with the columns {', '.join(columns)} ({error}): "
+            f"{part} cannot be read as a part with the columns {', '.join(columns)} ({error.__cause__ or error}): "
             "delete it and materialize `code_cache` again"
         ) from error
 

@@ -1,0 +1,90 @@
+"""Cached codes are those of encoding each file alone, however they were batched, chunked or spread over parts."""
+
+import dataclasses
+
+import made_codes as made
+import numpy as np
+import pytest
+import torch
+from geometries import PUBLISHED, build, thin, white
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snac_pipeline.codec import SNAC
+from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks
+
+
+def test_every_cached_row_equals_its_utterance_encoded_alone(cached, codec):
+    home, utterances, result = cached
+    rows = made.all_rows(home / "codes" / result["fingerprint"])
+    assert len(rows) == len(utterances) == result["encoded"]
+    assert len(np.unique(np.concatenate([row[-1] for row in rows.values()]))) > 20, (
+        "codes that do not vary prove little"
+    )
+    made.assert_same_codes(rows, made.encoded_alone(codec, utterances))
+
+
+def test_a_file_shorter_than_a_coarse_frame_has_one_frame(cached, codec):
+    home, utterances, result = cached
+    spec = SNAC.from_pretrained(codec).spec
+    shortest = utterances.sort("duration")["digest"][0]
+    levels = made.all_rows(home / "codes" / result["fingerprint"])[shortest]
+    assert [len(level) for level in levels] == list(spec.tokens_per_frame)
+
+
+@pytest.mark.parametrize("published", ["24khz", "44khz"])
+def test_a_long_file_in_chunks_is_the_file_whole(published):
+    model = build(thin(PUBLISHED[published]))
+    spec = model.spec
+    chunk = spec.segment_frames(0.5)
+    frames = spec.frames_for(3 * spec.samples(chunk) + 7)
+    audio = white(spec.samples(frames))[0, 0].numpy()
+
+    def read(start: int, count: int) -> np.ndarray:
+        assert start >= 0 and start + count <= len(audio)
+        return audio[start : start + count]
+
+    with torch.inference_mode():
+        whole = [level[0].numpy() for level in model.encode(torch.from_numpy(audio)[None, None])]
+    for chunked, level in zip(encode_chunks(model, read, frames, chunk), whole, strict=True):
+        np.testing.assert_array_equal(chunked, level)
+    assert len(np.unique(whole[-1])) > 10
+
+
+def test_files_longer_than_a_batch_are_cached_in_chunks_and_verified(codec, tmp_path):
+    corpus = made.make_corpus(tmp_path / "long", seconds=(1.3, 2.6))
+    utterances = made.utterances_of(corpus, tmp_path / "home")
+    result = made.cache(codec, utterances, tmp_path / "home", batch_seconds=0.5)
+    assert result["verified"]["utterances"] == 2
+    rows = made.all_rows(tmp_path / "home" / "codes" / result["fingerprint"])
+    made.assert_same_codes(rows, made.encoded_alone(codec, utterances))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 200_000), max_size=40),
+    batch_seconds=st.sampled_from([0.01, 1.0, 10.0, 60.0]),
+    published=st.sampled_from(["24khz", "32khz"]),
+)
+def test_a_batch_has_one_padded_length_and_is_not_longer_than_asked(lengths, batch_seconds, published):
+    spec = PUBLISHED[published]
+    items = [Recording(f"{i:032x}", f"{i}.wav", length) for i, length in enumerate(lengths)]
+    planned = list(batches(items, spec, batch_seconds))
+    assert sorted(item for batch in planned for item in batch) == sorted(items)
+    for batch in planned:
+        padded = {spec.padded_length(item.num_samples) for item in batch}
+        assert len(padded) == 1
+        assert len(batch) == 1 or len(batch) * padded.pop() / spec.sampling_rate <= batch_seconds * (1 + 1e-9)
+
+
+def test_neighbours_share_a_batch_where_there_is_room():
+    spec = PUBLISHED["24khz"]
+    items = [Recording(f"{i:032x}", f"{i}.wav", 24_000) for i in range(10)]
+    assert [len(batch) for batch in batches(items, spec, 4.5)] == [4, 4, 2]  # padded: 1.024 s
+
+
+def test_encoding_leaves_the_precision_of_training_alone():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    spec = dataclasses.replace(thin(PUBLISHED["24khz"]))
+    encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32))
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == before

@@ -1,0 +1,149 @@
+"""pipeline.yaml: what is read, where paths count from, and that every key is explained."""
+
+import types
+import typing
+from pathlib import Path
+
+import pydantic
+import pytest
+import yaml
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, read_yaml
+
+REPOSITORY = Path(__file__).parents[1]
+LEAST = {"corpora": {"mine": {"path": "speech"}}}
+
+
+def written(folder: Path, content: dict | str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "pipeline.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return file
+
+
+def test_a_corpus_is_all_that_has_to_be_named(tmp_path):
+    settings = load_settings(written(tmp_path, LEAST))
+    assert (settings.split.val, settings.limit, settings.devices) == (0.05, None, [])
+    assert settings.base_codec.source == "hubertsiuzdak/snac_24khz"
+    assert list(settings.training.decoders) == ["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
+    assert settings.training.decoders["decoder_48khz"].starts_from == "decoder_24khz"
+
+
+def test_the_projects_own_file_is_right_and_its_paths_exist():
+    settings = load_settings(REPOSITORY / "pipeline.yaml")
+    paths = [corpus.path for corpus in settings.corpora.values()]
+    paths += [decoder.recipe for decoder in settings.training.decoders.values()]
+    assert all(path.exists() for path in [*paths, settings.training.overlay])
+
+
+def test_relative_paths_count_from_the_files_folder(tmp_path, monkeypatch):
+    file = written(tmp_path / "a", {**LEAST, "home": "../out", "training": {"overlay": "o.yaml"}})
+    monkeypatch.chdir(tmp_path)
+    for given in (file, "a/pipeline.yaml"):
+        settings = load_settings(given)
+        assert settings.home.resolve() == tmp_path / "out"
+        assert settings.corpora["mine"].path == tmp_path / "a" / "speech"
+        assert settings.training.overlay == tmp_path / "a" / "o.yaml"
+        assert settings.training.decoders["decoder_24khz"].recipe == tmp_path / "a" / "recipes" / "phase10.yaml"
+
+
+def test_absolute_paths_and_the_users_folder_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    settings = load_settings(written(tmp_path, {"corpora": {"x": {"path": "/data"}}, "home": "~/out"}))
+    assert settings.corpora["x"].path == Path("/data")
+    assert settings.home == tmp_path / "me" / "out"
+
+
+def test_a_base_codec_is_a_folder_where_there_is_one_and_an_id_elsewhere(tmp_path):
+    file = written(tmp_path, {**LEAST, "base_codec": {"source": "owner/name"}})
+    assert load_settings(file).base_codec.source == "owner/name"
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert load_settings(file).base_codec.source == str(tmp_path / "owner" / "name")
+
+
+def test_the_environment_names_the_file_and_an_argument_is_stronger(tmp_path, monkeypatch):
+    here, there = (written(tmp_path / name, {**LEAST, "home": name}) for name in ("here", "there"))
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_settings().home.name == "here"
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(there))
+    assert load_settings().home.name == "there"
+    assert load_settings(here).home.name == "here"
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "1E-4", "+1e-4", "0.0001", "100e-6"])
+def test_numbers_may_be_written_as_people_write_them(tmp_path, text):
+    file = tmp_path / "numbers.yaml"
+    file.write_text(f"value: {text}\nquoted: '{text}'\nname: 1e-4th\n")
+    assert read_yaml(file) == {"value": pytest.approx(1e-4), "quoted": text, "name": "1e-4th"}
+
+
+def test_a_key_twice_is_an_error_and_not_a_loss(tmp_path):
+    file = written(tmp_path, "corpora:\n  a: {path: x}\nsplit: {val: .1}\ncorpora:\n  b: {path: y}\n")
+    with pytest.raises(PipelineError, match=r"(?s)`corpora` is there twice.*line 4"):
+        load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decoder_24khz": {"recipe": "r", "starts_from": "decoder_24khz"}}, "cannot start from itself"),
+        ({"decoder_48khz": {"recipe": "r", "starts_from": "decoder_24khz"}}, "decoder_24khz, which is not listed"),
+        ({"decoder_96khz": {"recipe": "r"}}, "decoder_24khz"),
+    ],
+)
+def test_decoders_that_cannot_be_trained_are_refused(tmp_path, changes, words):
+    file = written(tmp_path, {**LEAST, "training": {"decoders": changes}})
+    with pytest.raises(PipelineError, match=words):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ü", "a.b"])
+def test_a_corpus_name_has_to_do_as_a_file_name(tmp_path, name):
+    with pytest.raises(PipelineError, match="use letters, digits"):
+        load_settings(written(tmp_path, {"corpora": {name: {"path": "x"}}}))
+
+
+# docs/settings.md -----------------------------------------------------------------------------------------------------
+
+
+def keys(model: type[pydantic.BaseModel] = Settings, before: str = "") -> dict[str, pydantic.fields.FieldInfo]:
+    """Every key that holds a value, by its place: "caching.verify", "corpora.<name>.path"."""
+    found = {}
+    for name, field in model.model_fields.items():
+        kind, place = field.annotation, before + name
+        if typing.get_origin(kind) is dict:
+            kind, place = typing.get_args(kind)[-1], place + ".<name>"
+        if not isinstance(kind, types.UnionType) and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+            found |= keys(kind, place + ".")
+        else:
+            found[place] = field
+    return found
+
+
+def default_of(field: pydantic.fields.FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "null" if value is None else str(value)
+
+
+def documented() -> dict[str, list[str]]:
+    """The rows of the tables in docs/settings.md: cells after the key, by key."""
+    rows = {}
+    for line in (REPOSITORY / "docs" / "settings.md").read_text().splitlines():
+        if line.startswith("| `"):
+            key, *cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            rows[key.strip("`")] = cells
+    return rows
+
+
+def test_every_key_is_explained_and_no_other():
+    assert list(documented()) == list(keys())
+    assert all(len(meaning) > 15 for _, _, meaning in documented().values())
+
+
+@pytest.mark.parametrize("key", keys())
+def test_the_default_that_is_written_is_the_default(key):
+    _, default, _ = documented()[key]
+    assert default.strip("`") == default_of(keys()[key])

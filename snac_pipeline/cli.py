@@ -63,7 +63,8 @@ class _Speaker:
         if self.as_json:
             print(json.dumps({"event": "result", **result}), flush=True)
         else:
-            print("\n".join(f"{key + ':':<28} {_readable(value)}" for key, value in result.items()), flush=True)
+            for key, value in result.items():
+                print(f"{key + ':':<28} {_readable(value)}", flush=True)
 
     def error(self, message: str) -> None:
         if self.as_json:
@@ -107,13 +108,17 @@ def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) ->
 def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.codes import cache
 
-    return cache(settings, options.corpus or list(settings.corpora), on_event)
+    return cache(settings, options.corpus or list(settings.corpora), options.verify, on_event)
 
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.codes import verify_codes
 
-    return verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+    figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+    if not options.json and (figures["errors"] or not figures["exact"]):  # a program reads these fields itself
+        wrong = [*figures["errors"], *([] if figures["exact"] else [f"{figures['mismatched_tokens']} sampled tokens"])]
+        raise PipelineError(f"{len(wrong)} codes are wrong: {'; '.join(wrong[:5])}; move their parts away, cache again")
+    return figures
 
 
 def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -151,9 +156,14 @@ def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) 
 
 
 def _demo(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.demo import run_demo
+    from snac_pipeline.demo import print_summary, run_pipeline, summary
 
-    return run_demo(options.settings, settings, options.limit)
+    run_pipeline(options.settings, options.limit)
+    figures = summary(settings)
+    if options.json:
+        return figures
+    print_summary(figures)
+    return {}
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
@@ -200,7 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.add_argument("codec", nargs="?", help="a folder or a hub id")
     info.add_argument("--base", action="store_true", help="the base codec of the settings (the default)")
-    add_corpora(add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache"))
+    cache = add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache")
+    add_corpora(cache)
+    cache.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not encode a sample again to compare"
+    )
     codes = add(
         "codes",
         _codes,

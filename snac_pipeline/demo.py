@@ -19,8 +19,8 @@ from snac_pipeline.steps.training import decoder_results
 METRIC = "mel_distance"
 
 
-def run_demo(settings_file: str | None, settings: Settings, limit: int | None) -> dict[str, Any]:
-    """Execute the job `pipeline` and print what came of it; returns the table's figures.
+def run_pipeline(settings_file: str | None, limit: int | None) -> None:
+    """Execute the job `pipeline`, its lines on standard error.
 
     limit: files of each corpus at most. Raises PipelineError when the job fails.
     """
@@ -29,12 +29,11 @@ def run_demo(settings_file: str | None, settings: Settings, limit: int | None) -
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
         yaml.safe_dump(_run_config(limit), config)
         config.flush()
-        status = subprocess.run([*command, "-c", config.name], env=environment, check=False).returncode
+        status = subprocess.run(
+            [*command, "-c", config.name], env=environment, stdout=sys.stderr, check=False
+        ).returncode
     if status != 0:
         raise PipelineError("the job `pipeline` failed; the first failed step above says why. Run it again to go on")
-    figures = summary(settings)
-    print_summary(figures)
-    return figures
 
 
 def _run_config(limit: int | None) -> dict[str, Any]:

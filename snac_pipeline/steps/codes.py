@@ -5,7 +5,7 @@ from typing import Any
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import resolve
-from snac_pipeline.codes.cache import cache_codes, check_codes, verify_sample
+from snac_pipeline.codes.cache import cache_codes, check_codes, compare_sample
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.corpus import read_utterances
@@ -38,33 +38,42 @@ def describe_codec(model: SNAC, source: str) -> dict[str, Any]:
     }
 
 
-def cache(settings: Settings, corpora: list[str], on_event: OnEvent) -> dict[str, Any]:
-    """Encode what is missing of the named corpora."""
+def cache(settings: Settings, corpora: list[str], verify: bool, on_event: OnEvent) -> dict[str, Any]:
+    """Encode what is missing of the named corpora; with `verify`, encode a sample of that again and compare."""
     for name in corpora:
         corpus_of(settings, name)
     _, folder = base_codec(settings)
     utterances = read_utterances(settings.home, corpora, splits=False)
     devices = worker_devices(find_devices(settings.devices), settings.caching.processes)
-    return cache_codes(folder, utterances, settings.home, settings.caching, devices, on_event)
+    options = settings.caching if verify else settings.caching.model_copy(update={"verify": 0})
+    return cache_codes(folder, utterances, settings.home, options, devices, on_event)
 
 
 def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> dict[str, Any]:
-    """Check ranges and lengths of all cached codes; with `sample`, encode so many utterances again and compare."""
+    """Check ranges and lengths of all cached codes, and encode `sample` utterances again, each alone, to compare.
+
+    sample: caching.verify of the settings when None. `errors` has a sentence for everything that is wrong.
+    """
     for name in corpora:
         corpus_of(settings, name)
     model, _ = base_codec(settings)
     parts = codes_folder(settings.home, encoder_fingerprint(model))
     utterances = read_utterances(settings.home, corpora, splits=False)
-    if sample is None:
-        return {
-            "utterances": len(utterances),
-            "errors": check_codes(parts, utterances, model),
-        }
+    errors = check_codes(parts, utterances, model)
     model = model.to(find_devices(settings.devices)[0])
-    digests, batch_seconds = utterances["digest"].to_list(), settings.caching.batch_seconds
-    figures = verify_sample(model, parts, utterances, digests, sample, batch_seconds=batch_seconds)
+    figures = compare_sample(
+        model,
+        parts,
+        utterances,
+        utterances["digest"].to_list(),
+        settings.caching.verify if sample is None else sample,
+        batch_seconds=settings.caching.batch_seconds,
+    )
     return {
+        "utterances": len(utterances),
+        "errors": errors,
         "compared": figures["utterances"],
         "compared_tokens": figures["tokens"],
         "mismatched_tokens": figures["mismatched"],
+        "exact": figures["exact"],
     }

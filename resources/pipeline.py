@@ -1,5 +1,6 @@
 """The pipeline's command line as a Dagster resource: one command in a child process, its progress in the run's log."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -11,6 +12,17 @@ from snac_pipeline.engine import ChildFailed, Event, run_child
 from snac_pipeline.settings import Settings, load_settings
 
 SECONDS_PER_LINE = 5.0  # a log line is a row in Dagster's database and costs 3.6 ms
+
+CHILD_ENVIRONMENT = {
+    # Threads that wait for each other sleep instead of spinning: on cores that other processes use too, spinning made a
+    # training step ten times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Freed memory is kept for the next batch: giving it back to the system and asking again for every large tensor
+    # nearly doubled the time of a training step on a CPU.
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
+"""Of every step, unless the caller's environment says otherwise."""
 
 
 class PipelineResource(dg.ConfigurableResource):
@@ -25,7 +37,7 @@ class PipelineResource(dg.ConfigurableResource):
         """The result of `snac-pipeline *command`. What goes wrong there fails the step with its own sentence."""
         argv = [sys.executable, "-m", "snac_pipeline.cli", *command, "--settings", self.settings_file, "--json"]
         try:
-            return run_child(argv, _ProgressLog(context.log))
+            return run_child(argv, _ProgressLog(context.log), env={**CHILD_ENVIRONMENT, **os.environ})
         except ChildFailed as error:
             metadata = {"last lines": dg.MetadataValue.md(f"```\n{error.tail}\n```")} if error.tail else {}
             raise dg.Failure(str(error), metadata=metadata) from None

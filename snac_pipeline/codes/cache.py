@@ -79,7 +79,7 @@ def cache_codes(
     if not verified["exact"]:
         raise PipelineError(
             f"{verified['mismatched']} of {verified['tokens']} sampled tokens in {folder} differ from encoding their "
-            "utterances alone; the cache is not that of this codec on this machine: move the folder away and cache again"
+            "utterances alone; the cache is not this codec's on this machine: move the folder away and cache again"
         )
     if unreadable:
         raise PipelineError(

@@ -28,13 +28,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
-	@$(UV) pip install --quiet --python $(BIN)/python $(PERCEPTUAL) 2>.perceptual.log \
+	@# The extra has no wheels: it is tried, and never a reason to fail.
+	@$(UV) pip install --quiet --python $(BIN)/python --editable '.[perceptual]' 2>.perceptual.log \
 		&& rm -f .perceptual.log \
 		|| echo "PESQ and F0 metrics are left out, for want of a C compiler (.perceptual.log says more); all else works."
 	@touch $@
-
-# The extra `perceptual`, which has no wheels: tried, never a reason to fail.
-PERCEPTUAL = "pesq>=0.0.4" "pyworld>=0.3.5" "setuptools<81"
 
 $(DAGSTER_HOME)/dagster.yaml: resources/dagster.yaml
 	@mkdir -p $(@D) && cp $< $@

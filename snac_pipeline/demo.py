@@ -54,11 +54,10 @@ def summary(settings: Settings) -> dict[str, Any]:
     statistics = analyze(settings, "statistics", silent)
     bpe = analyze(settings, "bpe", silent)
     rows = [row for row in evaluation["table"] if row["metric"] == METRIC]
+    columns = ("model", "sample_rate", "mean", "baseline_mean", "difference", "low", "high", "verdict")
     return {
-        "decoders": [
-            {key: row[key] for key in ("model", "sample_rate", "mean", "difference", "low", "high", "verdict")}
-            for row in rows
-        ],
+        "decoders": [{key: row[key] for key in columns} for row in rows],
+        "resampled_references": any(row["resampled"] for row in rows),
         "utterances": evaluation["utterances"],
         "hours": statistics["hours"],
         "tokens": statistics["tokens"],
@@ -74,16 +73,16 @@ def summary(settings: Settings) -> dict[str, Any]:
 
 def print_summary(figures: dict[str, Any]) -> None:
     """The short table that a demo ends with."""
-    console = Console()
-    table = Table(title=f"Held-out speech, {figures['utterances']} utterances of speakers that training never heard")
-    for name, justify in (("decoder", "left"), ("rate", "right"), ("mel distance", "right"), ("change", "right")):
-        table.add_column(name, justify=justify)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table(title=f"Held-out speech: {figures['utterances']} utterances of speakers that training never heard")
+    table.add_column("decoder")
+    for name in ("rate", "mel distance", "improvement", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in figures["decoders"]:
-        change = (
-            "" if row["difference"] is None else f"{row['difference']:+.3f} ({row['low']:+.3f} .. {row['high']:+.3f})"
-        )
-        table.add_row(row["model"], f"{row['sample_rate'] / 1000:g} kHz", f"{row['mean']:.3f}", change)
+        table.add_row(row["model"], f"{row['sample_rate'] / 1000:g} kHz", f"{row['mean']:.3f}", *_improvement(row))
     console.print(table)
+    if figures["resampled_references"]:
+        console.print("48 kHz rows: the recordings have a lower rate and were resampled to be compared with.")
     console.print(
         f"cached  {figures['hours']:.3f} h, {figures['tokens']:,} tokens; BPE ratio {figures['bpe_ratio']:.3f}"
     )
@@ -91,3 +90,11 @@ def print_summary(figures: dict[str, Any]) -> None:
     for name, folder in figures["checkpoints"].items():
         console.print(f"{name:<18} {folder}", soft_wrap=True)
     console.print(f"codes   {figures['codes']}", soft_wrap=True)
+
+
+def _improvement(row: dict[str, Any]) -> tuple[str, str]:
+    """How much nearer to the recordings than the base codec at the same rate, in percent of its distance."""
+    if row["difference"] is None:
+        return "", ""
+    mean, low, high = (-100 * row[key] / row["baseline_mean"] for key in ("difference", "high", "low"))
+    return f"{mean:+.1f} %", f"{low:+.1f} .. {high:+.1f} %"

@@ -13,6 +13,7 @@ from assets.codes import code_assets
 from assets.corpus import corpus_assets
 from assets.decoders import decoder_assets
 from assets.evaluation import evaluation_assets
+from assets.garbage import collect_garbage
 from assets.tokens import token_assets
 from snac_pipeline.settings import Settings
 
@@ -32,4 +33,4 @@ def all_assets(settings: Settings) -> list[Definition]:
     ]
 
 
-__all__ = ["Definition", "all_assets"]
+__all__ = ["Definition", "all_assets", "collect_garbage"]

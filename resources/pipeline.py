@@ -12,6 +12,7 @@ from snac_pipeline.engine import ChildFailed, Event, run_child
 from snac_pipeline.settings import Settings, load_settings
 
 SECONDS_PER_LINE = 5.0  # a log line is a row in Dagster's database and costs 3.6 ms
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
 CHILD_ENVIRONMENT = {
     # Threads that wait for each other sleep instead of spinning: on cores that other processes use too, spinning made a
@@ -33,7 +34,7 @@ class PipelineResource(dg.ConfigurableResource):
     def settings(self) -> Settings:
         return load_settings(self.settings_file)
 
-    def run(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, *command: str) -> dict[str, Any]:
+    def run(self, context: Context, *command: str) -> dict[str, Any]:
         """The result of `snac-pipeline *command`. What goes wrong there fails the step with its own sentence."""
         argv = [sys.executable, "-m", "snac_pipeline.cli", *command, "--settings", self.settings_file, "--json"]
         try:

@@ -114,6 +114,10 @@ def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.codes import verify_codes
 
+    if options.what == "gc":
+        from snac_pipeline.steps.garbage import collect_garbage
+
+        return collect_garbage(settings, options.delete)
     figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
     if not options.json and (figures["errors"] or not figures["exact"]):  # a program reads these fields itself
         wrong = [*figures["errors"], *([] if figures["exact"] else [f"{figures['mismatched_tokens']} sampled tokens"])]
@@ -218,10 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     codes = add(
         "codes",
         _codes,
-        "check the cached codes",
-        "  snac-pipeline codes verify\n  snac-pipeline codes verify --sample 64",
+        "check the cached codes, and clear up",
+        "  snac-pipeline codes verify\n  snac-pipeline codes verify --sample 64\n"
+        "  snac-pipeline codes gc\n  snac-pipeline codes gc --delete",
     )
-    codes.add_argument("what", choices=["verify"])
+    codes.add_argument("what", choices=["verify", "gc"], help="check them, or find what nothing needs any more")
+    codes.add_argument("--delete", action="store_true", help="gc: delete what was found, instead of only listing it")
     codes.add_argument("--sample", type=_positive, metavar="N", help="encode N utterances again, alone, and compare")
     add_corpora(codes)
     train = add(

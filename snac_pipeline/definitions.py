@@ -14,7 +14,7 @@ import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
-from assets import all_assets  # noqa: E402
+from assets import all_assets, collect_garbage  # noqa: E402
 from resources import PipelineResource, console_logger  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
@@ -69,6 +69,7 @@ def _jobs(settings: Settings) -> list:
         ),
         _job("evaluate", _assets("evaluation"), "Compare all decoders on the held-out speakers."),
         _job("analyze_tokens", _assets(*TOKENS), "Token statistics, flat sequences and byte-pair encoding."),
+        collect_garbage,
     ]
 
 

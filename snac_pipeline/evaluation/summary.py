@@ -191,7 +191,8 @@ def _figures(row: dict, metric: Metric) -> str:
 
 
 def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
+    """Upper case in front, unless the sentence begins with an identifier such as decoder_24khz."""
+    return sentence[0].upper() + sentence[1:] if sentence.split()[0].isalpha() else sentence
 
 
 def _named(labels: list[str]) -> str:

@@ -35,5 +35,5 @@ def settings(tmp_path_factory) -> Settings:
     settings = load_settings(project.settings_file)
     scan_corpus(settings, "made", None, silent)
     split_corpora(settings)
-    cache(settings, ["made"], silent)
+    cache(settings, ["made"], True, silent)
     return settings

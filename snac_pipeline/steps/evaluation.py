@@ -1,6 +1,7 @@
 """Base codec and trained decoders on held-out speech, and the report."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,31 @@ EVALUATION_REVISION = 1
 """Raised when a change of the evaluation changes its figures."""
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """What is compared, on what, and the folder that is named by both."""
+
+    folder: Path
+    spec: CodecSpec
+    base: Path
+    parts: Path
+    utterances: pl.DataFrame
+    results: dict[str, dict[str, Any] | None]
+    versions: dict[str, str]
+
+
 def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     """Compare the base codec and every trained decoder on the held-out utterances; figures and place of the report."""
+    comparison = _plan(settings)
+    file = comparison.folder / "result.json"
+    reused = file.exists()
+    if not reused:
+        figures = _compare(comparison, settings, on_event)
+        write_json(file, {"folder": str(comparison.folder), "version": comparison.folder.name, **figures})
+    return {**json.loads(file.read_text()), "reused": reused}
+
+
+def _plan(settings: Settings) -> _Comparison:
     model, base = base_codec(settings)
     results = decoder_results(settings)
     parts = codes_folder(settings.home, encoder_fingerprint(model))
@@ -40,30 +64,15 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     }
     identity = [versions, settings.evaluation.model_dump(mode="json"), EVALUATION_REVISION]
     folder = settings.home / "evaluation" / value_digest(identity)[:16]
-    if (folder / "result.json").exists():
-        return {**json.loads((folder / "result.json").read_text()), "reused": True}
-    contestants = [ev.Contestant("base", base, model.spec.sampling_rate)]
-    for name, result in results.items():
-        if result is not None:
-            contestants += _contestants(name, Path(result["model"]))
-    utterances = _with_codes(chosen, parts, model.spec.levels)
-    figures = _compare_and_report(settings, folder, contestants, utterances, model.spec, results, versions, chosen,
-                                  on_event)  # fmt: skip
-    write_json(folder / "result.json", {"folder": str(folder), "version": folder.name, **figures})
-    return {**json.loads((folder / "result.json").read_text()), "reused": False}
+    return _Comparison(folder, model.spec, base, parts, chosen, results, versions)
 
 
-def _compare_and_report(
-    settings: Settings,
-    folder: Path,
-    contestants: list[ev.Contestant],
-    utterances: list[ev.Utterance],
-    spec: CodecSpec,
-    results: dict[str, dict[str, Any] | None],
-    versions: dict[str, str],
-    chosen: pl.DataFrame,
-    on_event: OnEvent,
-) -> dict[str, Any]:
+def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> dict[str, Any]:
+    trained = {name: result for name, result in comparison.results.items() if result is not None}
+    contestants = [ev.Contestant("base", comparison.base, comparison.spec.sampling_rate)]
+    for name, result in trained.items():
+        contestants += _contestants(name, Path(result["model"]))
+    utterances = _with_codes(comparison)
     conditions = {
         "device": find_devices(settings.devices)[0],
         "max_seconds": settings.evaluation.max_seconds,
@@ -75,21 +84,20 @@ def _compare_and_report(
 
     metrics = ev.compare(contestants, utterances, progress=progress, **conditions)
     summary = ev.summarise(metrics)
-    trained = {name: Path(result["run"]) for name, result in results.items() if result is not None}
     examples = ev.choose_examples(metrics, contestants[-1].name, count=settings.evaluation.listen)
+    untrained = [name for name in comparison.results if name not in trained]
     context = ev.ReportContext(
         command="snac-pipeline evaluate",
-        versions={**versions, "runs": {name: run.name for name, run in trained.items()}},
-        curves={name: _curve(run) for name, run in trained.items()},
+        versions={**comparison.versions, "runs": {name: Path(result["run"]).name for name, result in trained.items()}},
+        curves={name: _curve(Path(result["run"])) for name, result in trained.items()},
         examples=ev.listening_examples(contestants, utterances, examples, **conditions),
-        codebook=ev.codebook_use([utterance.codes for utterance in utterances], spec),
-        notes=[f"{name} is not trained yet and not in this report." for name in results if name not in trained],
-        paths=dict(chosen.select("digest", "path").rows()),
+        codebook=ev.codebook_use([utterance.codes for utterance in utterances], comparison.spec),
+        notes=[f"{name} is not trained yet and not in this report." for name in untrained],
+        paths=dict(comparison.utterances.select("digest", "path").rows()),
     )
-    report = ev.write_evaluation(folder, metrics, summary, context)
     facts = ev.summary_facts(metrics, summary, context)
     return {
-        "report": str(report),
+        "report": str(ev.write_evaluation(comparison.folder, metrics, summary, context)),
         "utterances": len(utterances),
         "headlines": facts["headlines"],
         "not_run": facts["not_run"],
@@ -116,8 +124,9 @@ def _resample(audio: np.ndarray, source: int, target: int) -> np.ndarray:
     return double_rate(torch.from_numpy(audio)[None, None])[0, 0].numpy()
 
 
-def _with_codes(chosen: pl.DataFrame, parts: Path, levels: int) -> list[ev.Utterance]:
-    codes = read_codes(parts, chosen["digest"].to_list())
+def _with_codes(comparison: _Comparison) -> list[ev.Utterance]:
+    chosen, levels = comparison.utterances, comparison.spec.levels
+    codes = read_codes(comparison.parts, chosen["digest"].to_list())
     return [
         ev.Utterance(digest, file, [codes[f"codes_{k}"][i].to_numpy() for k in range(levels)])
         for i, (digest, file) in enumerate(chosen.select("digest", "file").rows())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -14,14 +13,6 @@ import made_cli
 import made_codes as made
 
 from snac_pipeline import cli
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

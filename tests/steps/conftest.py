@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))  # made_cli, made_codes
 
@@ -18,14 +17,6 @@ from snac_pipeline.steps.corpus import scan_corpus, split_corpora
 
 def silent(event: dict) -> None:
     pass
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

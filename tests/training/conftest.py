@@ -9,14 +9,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # made_training
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """Never trained in: see `home`."""

@@ -1,0 +1,6 @@
+"""One thread for each process of the suite, set before anything loads torch: small tensors gain nothing from more, the
+cores are shared by what the tests start, and results do not depend on how many a machine has."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")

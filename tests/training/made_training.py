@@ -105,7 +105,7 @@ def make_home(folder: Path, codec: SNAC) -> Home:
     loaded = load_settings(folder / "pipeline.yaml")
     scan_corpus(loaded, "speech", None, lambda event: None)
     split_corpora(loaded)
-    cache(loaded, ["speech"], lambda event: None)
+    cache(loaded, ["speech"], True, lambda event: None)
     return Home(folder, folder / "codec")
 
 

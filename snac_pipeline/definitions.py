@@ -18,6 +18,7 @@ from assets import all_assets, collect_garbage  # noqa: E402
 from resources import PipelineResource, console_logger  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
+from snac_pipeline.training.recipe import load_recipe  # noqa: E402
 
 CORPUS = ["manifest", "quarantine", "splits"]
 CODES = ["base_codec", "code_cache"]
@@ -33,6 +34,8 @@ def build_defs(
     """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
     file = settings_path(settings_file).resolve()
     settings = load_settings(file)
+    for decoder in settings.training.decoders.values():
+        load_recipe(decoder.recipe, settings.training.overlay)  # wrong ones are refused now, not hours later
     return dg.Definitions(
         assets=all_assets(settings),
         jobs=_jobs(settings),

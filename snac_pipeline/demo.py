@@ -1,9 +1,11 @@
 """The whole pipeline in one command: Dagster's job `pipeline` in a process of its own, then its results in a table."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 import yaml
@@ -12,11 +14,10 @@ from rich.table import Table
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, settings_path
-from snac_pipeline.steps.evaluation import evaluate
-from snac_pipeline.steps.tokens import analyze
-from snac_pipeline.steps.training import decoder_results
 
 METRIC = "mel_distance"
+STOP_SECONDS = 30.0
+"""What Dagster and its step have to end in; the step's own grace is 8 s."""
 
 
 def run_pipeline(settings_file: str | None, limit: int | None) -> None:
@@ -26,14 +27,30 @@ def run_pipeline(settings_file: str | None, limit: int | None) -> None:
     """
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "snac_pipeline.definitions", "-j", "pipeline"]
     environment = {**os.environ, SETTINGS_VARIABLE: str(settings_path(settings_file).resolve())}
+    if not environment.get("DAGSTER_HOME"):
+        print("DAGSTER_HOME is not set: this run will not be in the UI (`make ui` uses .dagster/)", file=sys.stderr)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
         yaml.safe_dump(_run_config(limit), config)
         config.flush()
-        status = subprocess.run(
-            [*command, "-c", config.name], env=environment, stdout=sys.stderr, check=False
-        ).returncode
+        status = _run_to_the_end([*command, "-c", config.name], environment)
     if status != 0:
         raise PipelineError("the job `pipeline` failed; the first failed step above says why. Run it again to go on")
+
+
+def _run_to_the_end(command: list[str], environment: dict[str, str]) -> int:
+    """Run `command` in a session of its own. An interrupt is passed on, and waited for until it has saved its state."""
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)  # not wait(): libraries that take signals too can keep it from being interrupted
+        return process.returncode
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
 def _run_config(limit: int | None) -> dict[str, Any]:
@@ -46,6 +63,11 @@ def _run_config(limit: int | None) -> dict[str, Any]:
 
 def summary(settings: Settings) -> dict[str, Any]:
     """The figures of a finished pipeline, read from its files."""
+
+    # Loaded here, since the process that waits for Dagster needs none of it.
+    from snac_pipeline.steps.evaluation import evaluate
+    from snac_pipeline.steps.tokens import analyze
+    from snac_pipeline.steps.training import decoder_results
 
     def silent(event: dict[str, Any]) -> None:
         pass

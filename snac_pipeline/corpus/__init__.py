@@ -2,7 +2,14 @@
 
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER, read_audio, resampled_length
 from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS
-from snac_pipeline.corpus.manifest import Corpus, audio_path, manifest_version, read_manifest, read_quarantine
+from snac_pipeline.corpus.manifest import (
+    Corpus,
+    audio_path,
+    manifest_version,
+    read_manifest,
+    read_quarantine,
+    scan_limit,
+)
 from snac_pipeline.corpus.scan import ScanReport, scan
 from snac_pipeline.corpus.sniffing import UnreadableAudio
 from snac_pipeline.corpus.split import SplitReport, read_splits, update_splits
@@ -25,5 +32,6 @@ __all__ = [
     "read_utterances",
     "resampled_length",
     "scan",
+    "scan_limit",
     "update_splits",
 ]

@@ -113,6 +113,13 @@ def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def scan_limit(home: Path, corpus: str) -> int | None:
+    """The limit of the scan that wrote a corpus's manifest; None where it had none, or there is no manifest."""
+    file = manifest_file(home, corpus)
+    limit = _metadata(file).get("limit") if file.exists() else None
+    return int(limit) if limit else None
+
+
 def read_quarantine(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
     """Everything set aside from the named corpora, by scanning or splitting: `corpus` and the quarantine's columns."""
     frames = [pl.DataFrame(schema={"corpus": pl.String, **QUARANTINE})]

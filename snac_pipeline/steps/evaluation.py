@@ -62,7 +62,8 @@ def _plan(settings: Settings) -> _Comparison:
         "held-out utterances": value_digest(chosen["digest"].to_list()),
         **{name: result["weights_digest"] for name, result in results.items() if result is not None},
     }
-    identity = [versions, settings.evaluation.model_dump(mode="json"), EVALUATION_REVISION]
+    runnable = sorted({metric.name for metric in ev.METRICS} - set(ev.not_run()))
+    identity = [versions, settings.evaluation.model_dump(mode="json"), runnable, EVALUATION_REVISION]
     folder = settings.home / "evaluation" / value_digest(identity)[:16]
     return _Comparison(folder, model.spec, base, parts, chosen, results, versions)
 

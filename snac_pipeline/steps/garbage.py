@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from snac_pipeline.codes.parts import cached_digests, part_files
-from snac_pipeline.corpus import read_utterances
+from snac_pipeline.corpus import read_utterances, scan_limit
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import TEMPORARY_PREFIX
 from snac_pipeline.settings import Settings
 
@@ -17,11 +18,17 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
     """Find, and with `delete` remove, what no corpus of the settings needs.
 
     These are temporary files and folders that a killed process left more than a day ago, and parts of which every row
-    either belongs to no recording in the manifests (after a scan with a limit: to none of those few) or is read from
-    another part. Parts with one needed row stay whole. Runs, evaluations and training views are never touched.
+    either belongs to no recording in the manifests or is read from another part. Parts with one needed row stay whole.
+    Runs, evaluations and training views are never touched.
+    Raises PipelineError after a scan with a limit, when the manifests do not have all recordings.
     """
     now = time.time() if now is None else now
     home = settings.home
+    if settings.limit is not None or any(scan_limit(home, name) for name in settings.corpora):
+        raise PipelineError(
+            "the manifests are of a scan with a limit, so that nobody can tell which codes the other recordings need; "
+            "scan without a limit first"
+        )
     found = {
         "temporary": [p for p in home.rglob(f"{TEMPORARY_PREFIX}*") if now - p.stat().st_mtime > A_DAY],
         "parts": _unneeded_parts(settings),

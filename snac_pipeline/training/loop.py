@@ -24,7 +24,7 @@ from torch import Tensor
 from snac_pipeline.codec import SNAC, Noise
 from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import write_json
+from snac_pipeline.files import write_json, write_text
 from snac_pipeline.training.checkpoints import checkpoint_folders, load_newest, save_checkpoint
 from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.data import Batch, SpeechSlices, read_batches
@@ -133,14 +133,14 @@ def train(
                 if stop_requested():
                     save()
                     raise Interrupted(f"stopped at step {progress.step} of {plan.steps}; run it again to go on")
-            progress.epoch, progress.batch = epoch + 1, 0
+            save()  # before measuring, which takes its time; a run stopped meanwhile measures again
             if (epoch + 1) % recipe.validation.every_epochs == 0 or epoch + 1 == recipe.epochs:
                 losses = held_out.measure(model, recipe)
                 entry = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
                 progress.history.append({"step": progress.step, "epoch": epoch, **entry})
                 on_event({"message": f"epoch {epoch + 1} of {recipe.epochs} done, held-out {_words(entry)}", **entry})
-            save()
-    (run / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in progress.history))
+            progress.epoch, progress.batch = epoch + 1, 0
+    write_text(run / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in progress.history))
     final = held_out.measure(model, recipe)
     changes = {rate: improvement(baseline[rate], final[rate]) for rate in final}
     return {

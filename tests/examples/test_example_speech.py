@@ -101,3 +101,13 @@ def test_making_it_again_gives_the_same_samples_and_bytes(make_speech, rows, aud
         # Committed files are compared by samples: another libsndfile may pack the same samples into other bytes.
         assert np.array_equal(sf.read(tmp_path / "once" / path)[0], audio[path]), path
         assert (tmp_path / "once" / path).read_bytes() == (tmp_path / "twice" / path).read_bytes(), path
+
+
+def test_the_base_codec_is_small_and_has_the_published_24_khz_geometry():
+    from snac_pipeline.codec import SNAC
+
+    folder = Path(__file__).parents[2] / "examples" / "base_codec"
+    model = SNAC.from_pretrained(folder)
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 1_500_000
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6_000_000
+    assert (model.spec.coarse_frame, model.spec.tokens_per_frame) == (2048, (1, 2, 4))

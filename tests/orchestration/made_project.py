@@ -107,9 +107,9 @@ def make_project(folder: Path) -> Project:
         "split": {"val": 0.3},
         "base_codec": {"source": "no-base-codec-needed"},
         "training": {"decoders": {
-            "decoder_24khz": {"recipe": "recipes/phase10.yaml"},
-            "decoder_48khz": {"recipe": "recipes/phase11.yaml", "starts_from": "decoder_24khz"},
-            "decoder_dual_head": {"recipe": "recipes/phase12.yaml"},
+            "decoder_24khz": {"recipe": str(REPOSITORY / "recipes/phase10.yaml")},
+            "decoder_48khz": {"recipe": str(REPOSITORY / "recipes/phase11.yaml"), "starts_from": "decoder_24khz"},
+            "decoder_dual_head": {"recipe": str(REPOSITORY / "recipes/phase12.yaml")},
         }},
     }  # fmt: skip
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from snac_pipeline.definitions import build_defs
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE
 
 GRAPH = Path(__file__).with_name("graph.txt")
@@ -50,8 +51,8 @@ def test_the_graph_is_the_one_written_down(project):
 
 def test_what_a_decoder_starts_from_is_an_edge_and_unlisted_decoders_are_absent(project):
     decoders = {
-        "decoder_24khz": {"recipe": "a.yaml"},
-        "decoder_dual_head": {"recipe": "b.yaml", "starts_from": "decoder_24khz"},
+        "decoder_24khz": {"recipe": str(REPOSITORY / "recipes/phase10.yaml")},
+        "decoder_dual_head": {"recipe": str(REPOSITORY / "recipes/phase12.yaml"), "starts_from": "decoder_24khz"},
     }
     project.change_settings(training={"decoders": decoders})
     defs = build_defs(project.settings_file)
@@ -60,6 +61,12 @@ def test_what_a_decoder_starts_from_is_an_edge_and_unlisted_decoders_are_absent(
     assert parents == {"splits", "code_cache", "decoder_24khz"}
     assert not graph.has(dg.AssetKey("decoder_48khz"))
     assert "train_phase11" not in {job.name for job in defs.resolve_all_job_defs()}
+
+
+def test_a_recipe_that_is_not_there_is_refused_before_anything_runs(project):
+    project.change_settings(training={"decoders": {"decoder_24khz": {"recipe": "nowhere.yaml"}}})
+    with pytest.raises(PipelineError, match=r"nowhere\.yaml does not exist"):
+        build_defs(project.settings_file)
 
 
 def test_every_asset_explains_itself_and_has_a_code_version(project):

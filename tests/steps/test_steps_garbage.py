@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from snac_pipeline.codes.parts import cached_digests, part_files
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.steps.garbage import collect_garbage
 
 
@@ -71,3 +72,8 @@ def test_what_a_killed_process_left_goes_after_a_day(own):
     found = collect_garbage(own, delete=True)
     assert (found["temporary"], found["bytes"]) == (1, len(b"half a part"))
     assert not left.exists()
+
+
+def test_after_a_scan_with_a_limit_nobody_knows_what_is_needed(own):
+    with pytest.raises(PipelineError, match="limit"):
+        collect_garbage(own.model_copy(update={"limit": 3}), delete=True)

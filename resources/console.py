@@ -42,6 +42,8 @@ def _words(record: logging.LogRecord) -> str:
         case dg.DagsterEventType.STEP_SUCCESS:
             return f"done in {event.step_success_data.duration_ms / 1000:.1f} s"
         case dg.DagsterEventType.STEP_FAILURE:
+            if _interrupted(event):
+                return "stopped; what was done is kept: run it again to go on"
             explained = event.step_failure_data.user_failure_data
             return f"failed: {explained.description if explained else meta['orig_message'] + _trace(event)}"
         case dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -54,6 +56,11 @@ def _words(record: logging.LogRecord) -> str:
             return "stopped"
         case _:
             return ""
+
+
+def _interrupted(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 def _trace(event: dg.DagsterEvent) -> str:

@@ -18,8 +18,8 @@ CHILD_ENVIRONMENT = {
     # Threads that wait for each other sleep instead of spinning: on cores that other processes use too, spinning made a
     # training step ten times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Freed memory is kept for the next batch: giving it back to the system and asking again for every large tensor
-    # nearly doubled the time of a training step on a CPU.
+    # Freed memory is kept for the next batch instead of being asked for again with every large tensor: a training step
+    # of a small codec on a CPU was 1.3 times as fast, a fused Snake twice.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
 }

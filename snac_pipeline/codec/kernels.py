@@ -114,7 +114,7 @@ fused = False
 def fuse_kernels() -> None:
     """Compile the kernels for this process, once, for any shape; later processes find them in torch's cache.
 
-    On two CPU cores a decoder training step of a small model takes less than half the time with them. Needs a C++
+    On one CPU core a decoder training step of a small model takes less than half the time with them. Needs a C++
     compiler on a CPU; raises what torch.compile raises where there is none.
     """
     global kernels, fused

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import dagster as dg
-from pydantic import Field
 
 from assets.materialized import shown
 from resources import PipelineResource
@@ -15,14 +14,6 @@ DESCRIPTIONS = {
     "decoder_48khz": "A decoder with twice the sampling rate from the same codes: one more upsampling head.",
     "decoder_dual_head": "One decoder with two heads, for the codec's own rate and for twice that.",
 }
-
-
-class TrainConfig(dg.Config):
-    """What the Launchpad can change for one run. How to train is in the recipes."""
-
-    limit: int | None = Field(
-        None, ge=1, description="Train on at most this many utterances, for a quick try; a run of its own."
-    )
 
 
 def decoder_assets(starts_from: Mapping[str, str]) -> list[dg.AssetsDefinition]:
@@ -39,11 +30,8 @@ def _decoder(name: str, start: str) -> dg.AssetsDefinition:
         kinds={"torch"},
         description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step.",
     )
-    def decoder(
-        context: dg.AssetExecutionContext, config: TrainConfig, pipeline: PipelineResource
-    ) -> dg.MaterializeResult:
-        limit = [] if config.limit is None else ["--limit", str(config.limit)]
-        result = pipeline.run(context, "train", name, *limit)
+    def decoder(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+        result = pipeline.run(context, "train", name)
         by_rate = {
             f"{label}_{rate}": value
             for label, field in (("loss_before", "baseline"), ("loss", "final"), ("improvement", "improvement"))

@@ -130,7 +130,7 @@ def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     from snac_pipeline.training.loop import Interrupted
 
     try:
-        return train(settings, options.what, options.limit, on_event)
+        return train(settings, options.what, on_event)
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from interrupted
 
@@ -237,7 +237,6 @@ def _parser() -> argparse.ArgumentParser:
         "  snac-pipeline train decoder_24khz\n  snac-pipeline train recipes/scratch.yaml",
     )
     train.add_argument("what", help="decoder_24khz, decoder_48khz, decoder_dual_head, or a recipe file")
-    add_limit(train, "train on at most N utterances; a run of its own")
     add(
         "evaluate",
         _evaluate,

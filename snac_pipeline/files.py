@@ -134,6 +134,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What write_json wrote; PipelineError names a file that is damaged or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PipelineError(
+            f"{path} is damaged or cannot be read ({error}); delete it and run the step that writes it again"
+        ) from error
+
+
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
     """Write an Arrow table as zstd parquet with page checksums, atomically. `options` go to pyarrow."""
     with atomic_file(path) as temporary:

@@ -1,6 +1,5 @@
 """What a home folder holds, read from its files: corpora, codes, runs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import read_json
 from snac_pipeline.settings import Settings
 
 
@@ -35,7 +35,7 @@ def _rows(file: Path) -> int:
 
 def _run(folder: Path) -> dict[str, Any]:
     if (folder / "result.json").exists():
-        result = json.loads((folder / "result.json").read_text())
+        result = read_json(folder / "result.json")
         return {"state": "finished", **{key: result[key] for key in ("steps", "baseline", "final", "improvement")}}
     steps = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
     return {"state": "begun", "last_checkpoint": steps[-1] if steps else None}

@@ -25,6 +25,7 @@ from snac_pipeline.evaluation.summary import (
 from snac_pipeline.files import atomic_folder, write_json, write_parquet, write_text
 
 TEMPLATE = "report.html.j2"
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,17 @@ class ReportContext:
 
 
 def write_evaluation(folder: Path, metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> Path:
-    """Write metrics.parquet, summary.json and report.html as one folder, in the place of what was there.
+    """Write metrics.parquet, summary.json and REPORT_FILE as one folder, in the place of what was there.
 
-    Returns the path of report.html.
+    Returns the path of the report.
     """
     facts = summary_facts(metrics, summary, context)
     page = render_report(metrics, summary, context)
     with atomic_folder(folder) as temporary:
         write_parquet(temporary / "metrics.parquet", metrics.to_arrow())
         write_json(temporary / "summary.json", facts)
-        write_text(temporary / "report.html", page)
-    return folder / "report.html"
+        write_text(temporary / REPORT_FILE, page)
+    return folder / REPORT_FILE
 
 
 def summary_facts(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import resolve
-from snac_pipeline.codes.cache import cache_codes, check_codes, compare_sample
+from snac_pipeline.codes.cache import cache_codes
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
+from snac_pipeline.codes.verify import check_codes, compare_sample
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices, worker_devices
 from snac_pipeline.settings import Settings

@@ -16,7 +16,7 @@ from snac_pipeline.codes.parts import codes_folder, read_codes
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import value_digest, write_json
+from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.codes import base_codec
 from snac_pipeline.steps.corpus import OnEvent
@@ -45,9 +45,10 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     file = comparison.folder / "result.json"
     reused = file.exists()
     if not reused:
-        figures = _compare(comparison, settings, on_event)
-        write_json(file, {"folder": str(comparison.folder), "version": comparison.folder.name, **figures})
-    return {**json.loads(file.read_text()), "reused": reused}
+        write_json(file, _compare(comparison, settings, on_event))
+    folder = comparison.folder
+    places = {"folder": str(folder), "report": str(folder / ev.REPORT_FILE), "version": folder.name}
+    return {**places, **read_json(file), "reused": reused}
 
 
 def _plan(settings: Settings) -> _Comparison:
@@ -97,8 +98,8 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
         paths=dict(comparison.utterances.select("digest", "path").rows()),
     )
     facts = ev.summary_facts(metrics, summary, context)
+    ev.write_evaluation(comparison.folder, metrics, summary, context)
     return {
-        "report": str(ev.write_evaluation(comparison.folder, metrics, summary, context)),
         "utterances": len(utterances),
         "headlines": facts["headlines"],
         "not_run": facts["not_run"],

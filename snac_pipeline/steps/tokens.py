@@ -1,13 +1,12 @@
 """Statistics, flat sequences and byte-pair encoding of the cached codes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.corpus import read_utterances
-from snac_pipeline.files import atomic_folder, value_digest, write_json
+from snac_pipeline.files import atomic_folder, read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.codes import base_codec
 from snac_pipeline.steps.corpus import OnEvent
@@ -36,19 +35,23 @@ def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
     selection = value_digest(utterances.select("digest", "corpus", "split").rows())
     version = value_digest([what, fingerprint, selection, options, TOKENS_REVISION])[:16]
     folder = settings.home / "tokens" / f"{what}-{version}"
-    file = folder / "result.json"
-    if file.exists():
-        return {**json.loads(file.read_text()), "reused": True}
+    if (folder / "result.json").exists():
+        return {**_result(folder), "reused": True}
     geometry = TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
     stream = read_tokens(codes_folder(settings.home, fingerprint), utterances, geometry)
     on_event({"message": f"{stream.frames} coarse frames read"})
     with atomic_folder(folder) as temporary:
         figures = _STEPS[what](stream, settings, temporary)
         files = [Path(path).name for path in figures.pop("files")]
-        plot = next((str(folder / name) for name in files if name.endswith(".png")), None)
-        result = {"folder": str(folder), "version": version, **figures, "plot": plot, "files": files}
-        write_json(temporary / "result.json", result)
-    return {**result, "reused": False}
+        write_json(temporary / "result.json", {"version": version, **figures, "files": files})
+    return {**_result(folder), "reused": False}
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    """The figures in result.json, the folder, and its picture where there is one."""
+    result = read_json(folder / "result.json")
+    plot = next((str(folder / name) for name in result["files"] if name.endswith(".png")), None)
+    return {"folder": str(folder), "plot": plot, **result}
 
 
 def _statistics(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
 
 
-def decoder_run(settings: Settings, name: str, limit: int | None = None) -> Run:
+def decoder_run(settings: Settings, name: str) -> Run:
     """The run of one decoder of the settings.
 
     Raises PipelineError when there is no such decoder, or when the one it starts from is not trained yet.
@@ -25,14 +25,14 @@ def decoder_run(settings: Settings, name: str, limit: int | None = None) -> Run:
     options = settings.training.decoders[name]
     start = None
     if options.starts_from != "base_codec":
-        before = decoder_run(settings, options.starts_from, limit).result()
+        before = decoder_run(settings, options.starts_from).result()
         if before is None:
             raise PipelineError(f"{name} starts from {options.starts_from}, which is not trained yet; train it first")
         start = SNAC.from_pretrained(before["model"])
-    return recipe_run(settings, options.recipe, limit, start)
+    return recipe_run(settings, options.recipe, start)
 
 
-def recipe_run(settings: Settings, recipe_file: Path, limit: int | None = None, start: SNAC | None = None) -> Run:
+def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None) -> Run:
     """The run of a recipe, from `start` or else the base codec; a recipe with a codec of its own starts from none."""
     recipe = load_recipe(recipe_file, settings.training.overlay)
     codes = None
@@ -41,13 +41,13 @@ def recipe_run(settings: Settings, recipe_file: Path, limit: int | None = None, 
         start = start or base
         codes = None if recipe.trains_codes else encoder_fingerprint(base)
     utterances = read_utterances(settings.home, list(settings.corpora))
-    return plan_run(recipe, Inputs(utterances, start, codes, limit or settings.training.limit), settings.home)
+    return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit), settings.home)
 
 
-def train(settings: Settings, what: str, limit: int | None, on_event: OnEvent) -> dict[str, Any]:
+def train(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
     """Train a decoder of the settings by its name, or a recipe by its path."""
     is_file = what.endswith((".yaml", ".yml"))
-    run = recipe_run(settings, Path(what), limit) if is_file else decoder_run(settings, what, limit)
+    run = recipe_run(settings, Path(what)) if is_file else decoder_run(settings, what)
     return execute_run(run, find_devices(settings.devices)[0], on_event)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from snac_pipeline.codec import SNAC, Noise
 from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import write_json, write_text
+from snac_pipeline.files import read_json, write_json, write_text
 from snac_pipeline.training.checkpoints import checkpoint_folders, load_newest, save_checkpoint
 from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.data import Batch, SpeechSlices, read_batches
@@ -180,7 +180,8 @@ def training_step(
         per_frame = model.spec.samples(1, rate)
         estimate = cut(outputs[rate], batch.offset_B * per_frame, target.shape[-1])
         valid = batch.valid_B * per_frame
-        items = reconstruction_losses(estimate, target, valid, recipe.heads[name].n_ffts, recipe.losses)
+        n_ffts = recipe.heads[name].n_ffts
+        items = reconstruction_losses(estimate, target, valid, rate, n_ffts, recipe.losses)
         loss = loss + weights[name] * items.mean()
     if quantized is not None:
         care.observe(quantized)
@@ -246,7 +247,7 @@ class Plan:
 def _resume(
     run: Path, model: SNAC, optimizer: torch.optim.Optimizer, care: CodebookCare, on_event: OnEvent
 ) -> Progress | None:
-    state = load_newest(run, model)
+    state = load_newest(run, model, lambda message: on_event({"message": message}))
     if state is None:
         return None
     optimizer.load_state_dict(state["optimizer"])
@@ -269,7 +270,7 @@ def _baseline(
         write_json(file, {str(rate): values.tolist() for rate, values in losses.items()})
         means = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
         on_event({"message": f"before training: held-out {_words(means)}", **means})
-    return {int(rate): np.array(values) for rate, values in json.loads(file.read_text()).items()}
+    return {int(rate): np.array(values) for rate, values in read_json(file).items()}
 
 
 def _checkpoint_due(recipe: Recipe, step: int, seconds: float) -> bool:

@@ -38,6 +38,9 @@ class Losses(Section):
     """Mean absolute difference of STFT magnitudes, averaged over the scales."""
     log_stft: float = pydantic.Field(0.0, ge=0)
     """The same of the logarithms; keeps the noise branch alive, which the other two train away."""
+    mel: float = pydantic.Field(0.0, ge=0)
+    """Mean absolute difference of log mel-band magnitudes, averaged over the scales; keeps the level and the timbre of
+    a codec that does not follow the waveform's phase, where the first two terms are smallest for output too quiet."""
     commitment: float = pydantic.Field(0.25, ge=0)
     """Pull of the encoder towards the chosen codes; only when the quantizer is trained."""
     codebook: float = pydantic.Field(1.0, ge=0)

@@ -26,7 +26,7 @@ from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.codes.view import CodesView, build_view
 from snac_pipeline.corpus.audio import resampled_length
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import make_folder, value_digest, write_json, write_text
+from snac_pipeline.files import make_folder, read_json, value_digest, write_json, write_text
 from snac_pipeline.training.curve import draw_curve
 from snac_pipeline.training.data import SpeechSlices
 from snac_pipeline.training.loop import OnEvent, Speech, train
@@ -69,9 +69,15 @@ class Run:
         return self.home / "runs" / f"{self.recipe.phase}-{value_digest(self.facts)[:12]}"
 
     def result(self) -> dict[str, Any] | None:
-        """result.json's content, None while the run is not finished."""
-        file = self.folder / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """The figures in result.json and the places of run, model and curve; None while the run is not finished.
+
+        Raises PipelineError when the file is damaged.
+        """
+        folder = self.folder
+        if not (folder / "result.json").exists():
+            return None
+        places = {"run": folder, "model": folder / "model", "curve": folder / "curve.png"}
+        return {**{name: str(place) for name, place in places.items()}, **read_json(folder / "result.json")}
 
 
 def plan_run(recipe: Recipe, inputs: Inputs, home: Path) -> Run:
@@ -101,14 +107,8 @@ def execute_run(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
     with _only_one(run.folder):
         write_text(run.folder / "recipe.yaml", yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.folder / "inputs.json", run.facts)
-        result = {
-            "run": str(run.folder),
-            "model": str(run.folder / "model"),
-            **run.facts["inputs"],
-            **_train(run, device, on_event),
-        }
-        write_json(run.folder / "result.json", result)
-    return {**result, "reused": False}
+        write_json(run.folder / "result.json", {**run.facts["inputs"], **_train(run, device, on_event)})
+    return {**run.result(), "reused": False}
 
 
 def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
@@ -136,7 +136,6 @@ def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
     draw_curve(folder / "curve.png", history, figures["baseline"])
     return {
         **figures,
-        "curve": str(folder / "curve.png"),
         "weights_digest": weights_digest(model.state_dict()),
         "train_utterances": len(train_rows),
         "val_utterances": len(val_rows),

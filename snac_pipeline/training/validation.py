@@ -43,7 +43,7 @@ class HeldOut:
                 for name, rate in rates.items():
                     valid = torch.tensor([outputs[rate].shape[-1]], device=device)
                     losses[rate][row] = reconstruction_losses(
-                        outputs[rate], batch.targets[rate], valid, recipe.heads[name].n_ffts, recipe.losses
+                        outputs[rate], batch.targets[rate], valid, rate, recipe.heads[name].n_ffts, recipe.losses
                     ).item()
         model.train(was_training)
         return losses

@@ -9,8 +9,8 @@ import pytest
 from geometries import PUBLISHED, random_codes, thin
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.cache import check_codes, compare_sample
 from snac_pipeline.codes.parts import cached_digests, part_files, read_codes, write_part
+from snac_pipeline.codes.verify import check_codes, compare_sample
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
 

@@ -62,6 +62,7 @@ def test_a_codec_is_described_by_its_own_figures(settings):
 
 def test_nothing_is_trained_yet_and_a_limit_is_a_run_of_its_own(settings):
     assert set(decoder_results(settings).values()) == {None}
-    whole, few = decoder_run(settings, "decoder_24khz"), decoder_run(settings, "decoder_24khz", limit=2)
+    limited = settings.model_copy(update={"training": settings.training.model_copy(update={"limit": 2})})
+    whole, few = decoder_run(settings, "decoder_24khz"), decoder_run(limited, "decoder_24khz")
     assert whole.folder != few.folder and len(few.train_rows) == 2
     assert decoder_run(settings, "decoder_24khz").folder == whole.folder

@@ -7,12 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snac_pipeline.training.losses import POWER_FLOOR, reconstruction_losses, stft_magnitude
+from snac_pipeline.training.losses import POWER_FLOOR, mel_bank, reconstruction_losses, stft_magnitude
 from snac_pipeline.training.recipe import Losses
 
-ONLY_L1, ONLY_STFT, ONLY_LOG = Losses(l1=1, stft=0), Losses(l1=0, stft=1), Losses(l1=0, stft=0, log_stft=1)
-TERMS = pytest.mark.parametrize("weights", [ONLY_L1, ONLY_STFT, ONLY_LOG], ids=["l1", "stft", "log_stft"])
+TERM_NAMES = ("l1", "stft", "log_stft", "mel")
+ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL = (
+    Losses(**{name: float(name == term) for name in TERM_NAMES}) for term in TERM_NAMES
+)
+TERMS = pytest.mark.parametrize("weights", [ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL], ids=TERM_NAMES)
 N_FFTS = [64, 128]
+RATE = 24_000
 
 
 def sound(samples, batch=1, seed=0):
@@ -44,13 +48,13 @@ def test_the_stft_is_the_windowed_one_with_a_hop_of_a_quarter(n_fft):
 @TERMS
 def test_equal_signals_have_no_loss(weights):
     audio = sound(600, batch=3)
-    assert reconstruction_losses(audio, audio.clone(), full(audio), N_FFTS, weights).tolist() == [0.0] * 3
+    assert reconstruction_losses(audio, audio.clone(), full(audio), RATE, N_FFTS, weights).tolist() == [0.0] * 3
 
 
 def test_l1_is_the_mean_absolute_difference_of_each_item():
     target = sound(600, batch=2)
     shift = torch.tensor([0.25, -0.5]).reshape(2, 1, 1)
-    losses = reconstruction_losses(target + shift, target, full(target), N_FFTS, ONLY_L1)
+    losses = reconstruction_losses(target + shift, target, full(target), RATE, N_FFTS, ONLY_L1)
     torch.testing.assert_close(losses, torch.tensor([0.25, 0.5]))
 
 
@@ -59,23 +63,71 @@ def test_the_stft_terms_are_means_over_scales_time_and_frequency():
     pairs = [(by_hand(ours[0, 0], n), by_hand(theirs[0, 0], n)) for n in N_FFTS]
     linear = torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
     logarithmic = torch.stack([(a.log() - b.log()).abs().mean() for a, b in pairs]).mean()
-    torch.testing.assert_close(reconstruction_losses(ours, theirs, full(ours), N_FFTS, ONLY_STFT)[0], linear)
-    found = reconstruction_losses(ours, theirs, full(ours), N_FFTS, ONLY_LOG)[0]
+    torch.testing.assert_close(reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_STFT)[0], linear)
+    found = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_LOG)[0]
     torch.testing.assert_close(found, logarithmic, rtol=1e-3, atol=0)
 
 
-def test_the_log_of_a_doubled_signal_differs_by_log_2_everywhere():
+def test_the_mel_term_is_the_mean_over_scales_time_and_bands_of_log_magnitudes():
+    ours, theirs = sound(600, seed=1), sound(600, seed=2)
+    distances = []
+    for n_fft, bands in ((64, 8), (128, 16)):
+        bank = triangles(bands, n_fft)
+        a, b = ((bank @ by_hand(x[0, 0], n_fft)).clamp(min=1e-4).log() for x in (ours, theirs))
+        distances.append((a - b).abs().mean())
+    found = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_MEL)[0]
+    torch.testing.assert_close(found, torch.stack(distances).mean(), rtol=1e-3, atol=0)
+
+
+def triangles(bands, n_fft):
+    """Mel filters by their definition: triangles of height 1 between points evenly spaced in HTK mel."""
+    points = [700 * (10 ** (mel / 2595) - 1)
+              for mel in torch.linspace(0, 2595 * math.log10(1 + RATE / 2 / 700), bands + 2).tolist()]  # fmt: skip
+    bank = torch.zeros(bands, n_fft // 2 + 1)
+    for band, (low, middle, high) in enumerate(zip(points, points[1:], points[2:], strict=False)):
+        for bin in range(n_fft // 2 + 1):
+            hertz = bin * RATE / n_fft
+            bank[band, bin] = max(0.0, min((hertz - low) / (middle - low), (high - hertz) / (high - middle)))
+    return bank
+
+
+def test_noise_in_the_place_of_noise_has_a_smaller_mel_loss_than_silence_has():
+    """What L1 gets wrong: where the phase cannot be known, it likes silence best."""
+    audio, other = sound(24_000, seed=1), sound(24_000, seed=2)
+    silence = torch.zeros_like(audio)
+    l1, mel = (
+        [reconstruction_losses(x, audio, full(audio), RATE, N_FFTS, only).item() for x in (other, silence)]
+        for only in (ONLY_L1, ONLY_MEL)
+    )
+    assert l1[1] < l1[0]
+    assert mel[0] < 0.1 * mel[1]
+
+
+@pytest.mark.parametrize("weights", [ONLY_LOG, ONLY_MEL], ids=["log_stft", "mel"])
+def test_the_log_of_a_doubled_signal_differs_by_log_2_everywhere(weights):
     audio = sound(600)
-    assert reconstruction_losses(2 * audio, audio, full(audio), N_FFTS, ONLY_LOG).item() == pytest.approx(math.log(2))
+    found = reconstruction_losses(2 * audio, audio, full(audio), RATE, [256], weights).item()
+    assert found == pytest.approx(math.log(2))
 
 
 def test_terms_add_up_with_their_weights():
     ours, theirs = sound(600, seed=1), sound(600, seed=2)
-    l1, stft, log = (
-        reconstruction_losses(ours, theirs, full(ours), N_FFTS, weights) for weights in (ONLY_L1, ONLY_STFT, ONLY_LOG)
+    l1, stft, log, mel = (
+        reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, weights)
+        for weights in (ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL)
     )
-    together = reconstruction_losses(ours, theirs, full(ours), N_FFTS, Losses(l1=2, stft=3, log_stft=0.5))
-    torch.testing.assert_close(together, 2 * l1 + 3 * stft + 0.5 * log)
+    weights = Losses(l1=2, stft=3, log_stft=0.5, mel=4)
+    together = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, weights)
+    torch.testing.assert_close(together, 2 * l1 + 3 * stft + 0.5 * log + 4 * mel)
+
+
+def test_the_mel_bank_that_a_measurement_made_serves_training_too():
+    mel_bank.cache_clear()
+    ours, theirs = sound(600, seed=1).requires_grad_(), sound(600, seed=2)
+    with torch.inference_mode():
+        reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_MEL)
+    reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_MEL).sum().backward()
+    assert ours.grad.abs().sum() > 0
 
 
 @TERMS
@@ -85,7 +137,7 @@ def test_what_lies_behind_the_valid_samples_does_not_matter(weights, valid, seed
     ours, theirs = sound(600, seed=seed), sound(600, seed=seed + 100)
     dirty = ours.clone()
     dirty[..., valid:] = 7.0
-    clean = [reconstruction_losses(x, theirs, torch.tensor([valid]), N_FFTS, weights) for x in (ours, dirty)]
+    clean = [reconstruction_losses(x, theirs, torch.tensor([valid]), RATE, N_FFTS, weights) for x in (ours, dirty)]
     assert torch.equal(*clean)
 
 
@@ -98,7 +150,7 @@ def test_how_far_a_short_item_is_padded_does_not_matter(weights, valid, padding)
 
     def loss(total):
         ours, theirs = (torch.nn.functional.pad(sound(valid, seed=s), (0, total - valid)) for s in (1, 2))
-        return reconstruction_losses(ours, theirs, torch.tensor([valid]), N_FFTS, weights).item()
+        return reconstruction_losses(ours, theirs, torch.tensor([valid]), RATE, N_FFTS, weights).item()
 
     assert loss(valid + enough + padding) == pytest.approx(loss(valid + enough), rel=1e-4)
 
@@ -106,9 +158,9 @@ def test_how_far_a_short_item_is_padded_does_not_matter(weights, valid, padding)
 @TERMS
 def test_a_padded_item_weighs_about_what_it_does_alone(weights):
     ours, theirs = sound(640, seed=1), sound(640, seed=2)
-    alone = reconstruction_losses(ours, theirs, full(ours), N_FFTS, weights).item()
+    alone = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, weights).item()
     padded = (torch.nn.functional.pad(x, (0, 4000)) for x in (ours, theirs))
-    together = reconstruction_losses(*padded, torch.tensor([640]), N_FFTS, weights).item()
+    together = reconstruction_losses(*padded, torch.tensor([640]), RATE, N_FFTS, weights).item()
     assert together == pytest.approx(alone, rel=0.07)
 
 
@@ -117,7 +169,7 @@ def test_a_padded_item_weighs_about_what_it_does_alone(weights):
 def test_a_sound_shorter_than_half_a_window_has_a_loss(weights, samples):
     """One coarse frame at 24 kHz has 2,048 samples; the largest n_fft of phase 10 is 4,096."""
     ours, theirs = sound(samples, seed=1), sound(samples, seed=2)
-    loss = reconstruction_losses(ours, theirs, full(ours), [64], weights)
+    loss = reconstruction_losses(ours, theirs, full(ours), RATE, [64], weights)
     assert torch.isfinite(loss).all()
     assert loss.item() > 0
 
@@ -125,6 +177,6 @@ def test_a_sound_shorter_than_half_a_window_has_a_loss(weights, samples):
 @TERMS
 def test_silence_has_finite_gradients(weights):
     estimate = torch.zeros(1, 1, 600, requires_grad=True)
-    reconstruction_losses(estimate, sound(600), full(estimate), N_FFTS, weights).sum().backward()
+    reconstruction_losses(estimate, sound(600), full(estimate), RATE, N_FFTS, weights).sum().backward()
     assert torch.isfinite(estimate.grad).all()
     assert POWER_FLOOR == 1e-8  # as auraloss 0.4.0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from made_training import (
     steps_saved,
     wait_for,
 )
+from safetensors.torch import load_file
 
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.training.data import read_batches
 
 SAME = ("steps", "baseline", "final", "improvement_interval", "weights_digest")
@@ -111,6 +114,29 @@ def test_a_checkpoint_that_was_being_written_is_not_resumed_from_and_goes_away(h
     resume(home, PHASE10)
     assert outcome(home, PHASE10) == uninterrupted(PHASE10)
     assert not half.exists()
+
+
+@pytest.mark.parametrize("file", ["state.pt", "model.safetensors"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_gone_on_from(home, uninterrupted, file):
+    end(home, PHASE10, 3, 6, signal.SIGKILL)
+    run = home.plan(recipe_of(PHASE10)).folder
+    newest = run / "checkpoints" / "step-000000006"
+    (newest / file).write_bytes((newest / file).read_bytes()[:-1000])
+    events = []
+    home.train(recipe_of(PHASE10, checkpoints={"every_steps": 3, "keep": 9}), events.append)
+    assert re.match(f"the checkpoint {newest} is damaged .*; going back", events[0]["message"])
+    assert events[1]["message"] == "resuming at step 5"
+    assert outcome(home, PHASE10) == uninterrupted(PHASE10)
+    assert load_file(newest / "model.safetensors") and torch.load(newest / "state.pt")["progress"]["step"] == 6
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_trained(home):
+    end(home, PHASE10, 3, 3, signal.SIGKILL)
+    run = home.plan(recipe_of(PHASE10)).folder
+    for state in run.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"")
+    with pytest.raises(PipelineError, match=f"no checkpoint of {run} can be read; restore one from a copy"):
+        home.train(recipe_of(PHASE10))
 
 
 def test_ctrl_c_on_the_command_line_exits_with_130_and_the_run_goes_on(home, uninterrupted):

@@ -67,8 +67,8 @@ def run_child(
 
     `on_event` gets every progress event and `on_text` every other line (None: to our standard error), both in this
     thread. `env` is added to our environment. Raises ChildFailed. On any other exception, from a callback or from a
-    signal (KeyboardInterrupt, Dagster's interrupt), the child is asked to end, everything left after `grace_seconds`
-    is killed, and the exception goes on.
+    signal (KeyboardInterrupt, Dagster's interrupt), the child is asked to end, what it says on its way out goes to
+    `on_text`, everything left after `grace_seconds` is killed, and the exception goes on.
     """
     mark = secrets.token_hex(16)
     child = subprocess.Popen(
@@ -87,7 +87,7 @@ def run_child(
         _listen(child, family, listener)
     except BaseException:
         with _signals_ignored():
-            _end(child, family, grace_seconds)
+            _end(child, family, listener, grace_seconds)
         raise
     finally:
         for pipe in (child.stdout, child.stderr):
@@ -120,6 +120,12 @@ class _Listener:
         self.last_word: Event | None = None
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
 
+    def pipes(self, child: subprocess.Popen) -> list["_Lines"]:
+        """The child's two pipes; reading them never blocks."""
+        for pipe in (child.stdout, child.stderr):
+            os.set_blocking(pipe.fileno(), False)
+        return [_Lines(child.stdout, self.on_stdout), _Lines(child.stderr, self.on_stderr)]
+
     def on_stdout(self, line: str) -> None:
         event = _parse(line)
         if event is None:
@@ -149,9 +155,8 @@ def _to_standard_error(line: str) -> None:
 def _listen(child: subprocess.Popen, family: "_Family", listener: _Listener) -> None:
     """Until the child has ended and both pipes are empty. What outlives the child is killed: it may hold the pipes."""
     with selectors.DefaultSelector() as selector:
-        for pipe, handle in ((child.stdout, listener.on_stdout), (child.stderr, listener.on_stderr)):
-            os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, selectors.EVENT_READ, _Lines(pipe, handle))
+        for lines in listener.pipes(child):
+            selector.register(lines.pipe, selectors.EVENT_READ, lines)
         while selector.get_map():
             if child.poll() is not None:
                 family.kill()
@@ -178,26 +183,34 @@ class _Lines:
             self.handle(line.decode("utf-8", "replace"))
         return bool(data)
 
+    def read_if_any(self) -> bool:
+        """The same; False, too, while nothing has arrived."""
+        try:
+            return self.read()
+        except BlockingIOError:
+            return False
 
-def _end(child: subprocess.Popen, family: "_Family", grace_seconds: float) -> None:
+
+def _end(child: subprocess.Popen, family: "_Family", listener: _Listener, grace_seconds: float) -> None:
     """SIGTERM to the child alone, which knows how to end its own; after the grace, SIGKILL to all that is left."""
+    listener.on_event = lambda event: None  # it may be what raised
+    pipes = listener.pipes(child)
     family.look()  # now, while parents still tell what belongs to it
     if child.poll() is None:
         child.terminate()
-    # Nobody reads its pipes any more: a child that prints on its way out would block on a full one.
     deadline = time.monotonic() + grace_seconds
-    while child.poll() is None and time.monotonic() < deadline:
-        _drain(child)
+    while time.monotonic() < deadline:
+        ended = child.poll() is not None  # before its pipes are read a last time
+        said = [lines.read_if_any() for lines in pipes]  # a child that prints would block on a full pipe
         family.look()
-        time.sleep(0.05)
+        if ended and not any(said):
+            break
+        if not any(said):
+            time.sleep(0.05)
     family.kill()
     child.wait()
-
-
-def _drain(child: subprocess.Popen) -> None:
-    for pipe in (child.stdout, child.stderr):
-        with contextlib.suppress(BlockingIOError):
-            os.read(pipe.fileno(), 1 << 16)
+    if listener.last_word is not None and listener.last_word["event"] == "error":
+        listener.on_text(listener.last_word["message"])
 
 
 @contextlib.contextmanager

@@ -166,6 +166,26 @@ def test_an_interrupted_child_may_save_its_state_and_nothing_it_started_lives_on
     assert not any(map(is_alive, pids_in(tmp_path)))
 
 
+def test_what_an_interrupted_child_says_last_is_passed_on(tmp_path):
+    body = """
+        def leave(*_):
+            emit("progress", message="not any more"); print("saving", file=sys.stderr, flush=True)
+            emit("error", message="stopped at step 3 of 9; run it again to go on"); sys.exit(130)
+        signal.signal(signal.SIGTERM, leave)
+        emit("progress", message="ready"); time.sleep(120)
+    """
+    heard, events = [], []
+
+    def stop_at_the_first(event: dict) -> None:
+        events.append(event["message"])
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_child(script(textwrap.dedent(body), tmp_path), stop_at_the_first, on_text=heard.append)
+    assert events == ["ready"]
+    assert heard == ["saving", "stopped at step 3 of 9; run it again to go on"]
+
+
 def test_a_child_that_does_not_listen_is_killed_after_the_grace(tmp_path):
     body = """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -217,7 +237,7 @@ def test_impatient_ctrl_c_does_not_interrupt_the_clean_up(tmp_path):
     for _ in range(5):
         caller.send_signal(signal.SIGINT)
         time.sleep(0.1)
-    caller.wait(timeout=10)
+    caller.wait(timeout=30)
     assert caller.returncode != 0
     assert (tmp_path / "saved").exists()
     assert not any(map(is_alive, pids_in(tmp_path)))

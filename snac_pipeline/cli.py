@@ -209,11 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     add_corpora(scan)
     add_limit(scan, "at most N files of each corpus, for a quick try")
     add("split", _split, "give every speaker a side, train or val, for good", "  snac-pipeline split")
-    info = add(
-        "info", _info, "describe a codec", "  snac-pipeline info --base\n  snac-pipeline info examples/base_codec"
-    )
-    info.add_argument("codec", nargs="?", help="a folder or a hub id")
-    info.add_argument("--base", action="store_true", help="the base codec of the settings (the default)")
+    info = add("info", _info, "describe a codec", "  snac-pipeline info\n  snac-pipeline info examples/base_codec")
+    info.add_argument("codec", nargs="?", help="a folder or a hub id; the base codec of the settings when absent")
     cache = add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache")
     add_corpora(cache)
     cache.add_argument(

@@ -15,7 +15,6 @@ from rich.table import Table
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, settings_path
 
-METRIC = "mel_distance"
 STOP_SECONDS = 30.0
 """What Dagster and its step have to end in; the step's own grace is 8 s."""
 
@@ -75,7 +74,7 @@ def summary(settings: Settings) -> dict[str, Any]:
     evaluation = evaluate(settings, silent)
     statistics = analyze(settings, "statistics", silent)
     bpe = analyze(settings, "bpe", silent)
-    rows = [row for row in evaluation["table"] if row["metric"] == METRIC]
+    rows = [row for row in evaluation["table"] if row["metric"] == evaluation["headline_metric"]]
     columns = ("model", "sample_rate", "mean", "baseline_mean", "difference", "low", "high", "verdict")
     return {
         "decoders": [{key: row[key] for key in columns} for row in rows],

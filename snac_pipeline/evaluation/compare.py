@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import soxr
 import torch
 
-from snac_pipeline.codec import SNAC
+from snac_pipeline.codec import SNAC, double_rate
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.corpus.decoding import open_stream
 from snac_pipeline.errors import PipelineError
@@ -31,8 +30,6 @@ SCHEMA = {
     "note": pl.String,  # what to know about a value, e.g. RESAMPLED
 }
 RESAMPLED = "resampled reference"
-
-Resampler = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 class Utterance(NamedTuple):
@@ -55,6 +52,13 @@ class Contestant:
     folder: Path
     output_rate: int
     resampled_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resampled_from is not None and self.output_rate != 2 * self.resampled_from:
+            raise PipelineError(
+                f"evaluation: {self.name}: outputs are compared at their own rate or at twice it, "
+                f"not {self.resampled_from} Hz at {self.output_rate} Hz"
+            )
 
     @property
     def decode_rate(self) -> int:
@@ -85,9 +89,9 @@ def resampled_name(name: str, rate: int) -> str:
     return f"{name} resampled to {rate / 1000:g} kHz"
 
 
-def soxr_vhq(audio_T: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """The project's resampler for outputs: linear phase, pass band to 0.99 of the lower half rate."""
-    return soxr.resample(audio_T, from_rate, to_rate, "VHQ")
+def interpolated(audio_T: np.ndarray) -> np.ndarray:
+    """(T,) -> (2T,): the one interpolation to twice the rate, from which 48 kHz heads start too."""
+    return double_rate(torch.from_numpy(audio_T)[None, None])[0, 0].numpy()
 
 
 def with_baselines(contestants: Sequence[Contestant]) -> list[Contestant]:
@@ -96,9 +100,8 @@ def with_baselines(contestants: Sequence[Contestant]) -> list[Contestant]:
     complete = []
     for contestant in contestants:
         rate, rates = contestant.output_rate, {known.output_rate for known in complete}
-        stand_in = base.resampled(rate)
-        if rate != base.output_rate and rate not in rates and contestant.name != stand_in.name:
-            complete.append(stand_in)
+        if rate != base.output_rate and rate not in rates and contestant.name != resampled_name(base.name, rate):
+            complete.append(base.resampled(rate))
         complete.append(contestant)
     names = [contestant.name for contestant in complete]
     if len(set(names)) < len(names):
@@ -123,13 +126,12 @@ class Stage:
         noise: str = "seeded",
         seed: int = 0,
         max_seconds: float | None = None,
-        resample: Resampler = soxr_vhq,
     ):
         if not contestants:
             raise PipelineError("evaluation: there is no model to compare")
         self.contestants = with_baselines(contestants)
         self.device, self.noise, self.seed = device, noise, seed
-        self.max_seconds, self.resample = max_seconds, resample
+        self.max_seconds = max_seconds
         folders = {contestant.folder for contestant in self.contestants}
         self.models = {folder: SNAC.from_pretrained(folder).to(device) for folder in sorted(folders)}
         self.spec = self.models[self.contestants[0].folder].spec
@@ -172,7 +174,7 @@ class Stage:
                 decoded[source] = self._decode(codes, *source)
             estimate = decoded[source]
             if contestant.resampled_from is not None:
-                estimate = self.resample(estimate, contestant.resampled_from, rate)
+                estimate = interpolated(estimate)
             length = min(len(estimate), len(references[rate]))
             note = f"{RESAMPLED} ({file_rate} Hz file)" if file_rate < rate else None
             renditions.append(Rendition(contestant, references[rate][:length], estimate[:length], note))
@@ -228,7 +230,6 @@ def compare(
     seed: int = 0,
     limit: int | None = None,
     max_seconds: float | None = None,
-    resample: Resampler = soxr_vhq,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
     """Measure every contestant on every utterance; the base codec is the first contestant.
@@ -237,7 +238,7 @@ def compare(
     so many utterances. progress(done) is called after each. Returns a table of `SCHEMA`: one row per utterance,
     model and metric, `value` null with a `reason` where there is none. The same numbers on every run on a CPU.
     """
-    stage = Stage(contestants, device=device, noise=noise, seed=seed, max_seconds=max_seconds, resample=resample)
+    stage = Stage(contestants, device=device, noise=noise, seed=seed, max_seconds=max_seconds)
     rows: list[tuple] = []
     for done, utterance in enumerate(islice(utterances, limit), start=1):
         rows += stage.measure(utterance, metrics)

@@ -62,7 +62,7 @@ def listening_examples(
 ) -> list[Example]:
     """Render the utterances whose digest is in `chosen` (digest -> why), in that order.
 
-    conditions: as in `Stage` (device, noise, seed, max_seconds, resample); give those of the comparison, so that what
+    conditions: as in `Stage` (device, noise, seed, max_seconds); give those of the comparison, so that what
     is heard is what was measured.
     """
     stage = Stage(contestants, **conditions)

@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
 
 from snac_pipeline import evaluation as ev
-from snac_pipeline.codec import CodecSpec, double_rate, weights_digest
+from snac_pipeline.codec import CodecSpec, weights_digest
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder, read_codes
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
-from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.codes import base_codec
@@ -78,7 +75,6 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     conditions = {
         "device": find_devices(settings.devices)[0],
         "max_seconds": settings.evaluation.max_seconds,
-        "resample": _resample,
     }
 
     def progress(done: int) -> None:
@@ -101,6 +97,7 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     ev.write_evaluation(comparison.folder, metrics, summary, context)
     return {
         "utterances": len(utterances),
+        "headline_metric": ev.HEADLINE_METRIC,
         "headlines": facts["headlines"],
         "not_run": facts["not_run"],
         "table": summary.to_dicts(),
@@ -117,13 +114,6 @@ def _contestants(name: str, folder: Path) -> list[ev.Contestant]:
     labels = {rate: f"{name} at {rate / 1000:g} kHz" if len(spec.output_rates) > 1 else name
               for rate in spec.output_rates}  # fmt: skip
     return [ev.Contestant(label, folder, rate) for rate, label in labels.items()]
-
-
-def _resample(audio: np.ndarray, source: int, target: int) -> np.ndarray:
-    """The project's one interpolation to twice the rate, on numpy arrays (T,)."""
-    if target != 2 * source:
-        raise PipelineError(f"outputs are compared at their own rate or at twice it, not {source} Hz at {target} Hz")
-    return double_rate(torch.from_numpy(audio)[None, None])[0, 0].numpy()
 
 
 def _with_codes(comparison: _Comparison) -> list[ev.Utterance]:

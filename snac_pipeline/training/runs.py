@@ -145,7 +145,9 @@ def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
 
 def _facts(recipe: Recipe, inputs: Inputs, train_rows: pl.DataFrame, val_rows: pl.DataFrame) -> dict[str, Any]:
     """Everything that the result depends on; its digest names the run."""
-    start = None if inputs.start is None else weights_digest(inputs.start.state_dict())
+    start = None
+    if inputs.start is not None:
+        start = value_digest([inputs.start.spec.to_dict(), weights_digest(inputs.start.state_dict())])
     if inputs.start is not None and inputs.codes_fingerprint is not None:
         fingerprint = encoder_fingerprint(inputs.start)
         if fingerprint != inputs.codes_fingerprint:

@@ -215,8 +215,9 @@ def test_what_outlives_the_child_is_ended_and_does_not_hold_up_the_caller(tmp_pa
 
 
 CALLER = """
-import sys
+import signal, sys
 from snac_pipeline.engine import run_child
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 run_child([sys.executable, "-c", sys.argv[1], sys.argv[2]], on_event=lambda event: print("ready", flush=True))
 """
 

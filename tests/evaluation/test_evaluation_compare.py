@@ -12,7 +12,7 @@ from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.evaluation import METRICS, Contestant, Stage, Utterance, codebook_use, compare, resampled_name
-from snac_pipeline.evaluation.compare import SCHEMA, soxr_vhq
+from snac_pipeline.evaluation.compare import SCHEMA, interpolated
 
 FEW = [metric for metric in METRICS if metric.name in ("mel_distance", "si_sdr", "l1", "log_spectral_distance_high")]
 NAMES = ["base", "phase 10", "base resampled to 48 kHz", "phase 12"]
@@ -45,8 +45,13 @@ def test_a_rendition_is_the_codecs_own_decode(codecs, contestants, utterances):
     np.testing.assert_array_equal(renditions["base"].reference_T, reference)
     np.testing.assert_array_equal(renditions["base"].estimate_T, expected[: len(reference)])
     resampled = renditions["base resampled to 48 kHz"].estimate_T
-    np.testing.assert_array_equal(resampled, soxr_vhq(expected, 24_000, 48_000)[: len(resampled)])
+    np.testing.assert_array_equal(resampled, interpolated(expected)[: len(resampled)])
     assert len(renditions["phase 12"].estimate_T) == len(read_audio(utterance.path, 48_000))
+
+
+def test_an_output_is_resampled_to_twice_its_rate_or_not_at_all(contestants):
+    with pytest.raises(PipelineError, match=r"base resampled to 44.1 kHz: .* not 24000 Hz at 44100 Hz"):
+        contestants[0].resampled(44_100)
 
 
 def test_seconds_at_the_start_are_those_of_the_whole(contestants, utterances):

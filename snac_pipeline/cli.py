@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings
 
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         speaker.error(str(interrupt) or "interrupted; what was done is kept: run it again to go on")
         return EXIT_INTERRUPTED
+    finally:
+        speaker.close()
     return 0
 
 
@@ -48,18 +53,36 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 class _Speaker:
-    """Says what happens, to a program or to a person."""
+    """Says what happens, to a program or to a person; to a person at a terminal with a bar."""
 
     def __init__(self, as_json: bool):
         self.as_json = as_json
+        self.bar: Progress | None = None
 
     def progress(self, event: dict[str, Any]) -> None:
         if self.as_json:
             print(json.dumps({"event": "progress", **event}), flush=True)
+        elif "fraction" in event and sys.stderr.isatty():
+            self._show(event)
         else:
             print(event["message"], file=sys.stderr, flush=True)
 
+    def _show(self, event: dict[str, Any]) -> None:
+        if self.bar is None:
+            columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.add_task("", total=1.0)
+            self.bar.start()
+        self.bar.update(TaskID(0), completed=event["fraction"], description=event["message"])
+
+    def close(self) -> None:
+        """Leave the bar as it stands, and the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
     def result(self, result: Result) -> None:
+        self.close()
         if self.as_json:
             print(json.dumps({"event": "result", **result}), flush=True)
         else:
@@ -67,6 +90,7 @@ class _Speaker:
                 print(f"{key + ':':<28} {_readable(value)}", flush=True)
 
     def error(self, message: str) -> None:
+        self.close()
         if self.as_json:
             print(json.dumps({"event": "error", "message": message}), flush=True)
         else:

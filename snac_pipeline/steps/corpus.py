@@ -24,7 +24,7 @@ def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEv
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 100) == 0:
-            on_event({"message": f"{done}/{total} files read", "done": done, "total": total})
+            on_event({"message": f"{done}/{total} files read", "fraction": done / total})
 
     return asdict(scan(corpus_of(settings, name, limit), settings.home, progress=progress))
 

@@ -78,7 +78,7 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     }
 
     def progress(done: int) -> None:
-        on_event({"message": f"{done}/{len(utterances)} compared", "done": done, "total": len(utterances)})
+        on_event({"message": f"{done}/{len(utterances)} compared", "fraction": done / len(utterances)})
 
     metrics = ev.compare(contestants, utterances, progress=progress, **conditions)
     summary = ev.summarise(metrics)

@@ -1,5 +1,9 @@
 """The command line as programs and people read it: events, exit statuses, help."""
 
+import contextlib
+import os
+import pty
+import re
 import subprocess
 import sys
 
@@ -68,6 +72,22 @@ def test_people_get_progress_on_standard_error_and_the_result_on_standard_output
     assert said.status == 0
     assert "4 utterances to encode" in said.err and "4/4 utterances" in said.err
     assert "encoded:                     4" in said.out
+
+
+def test_people_at_a_terminal_get_a_bar(project):
+    project.done("scan")
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen([COMMAND, *project.arguments("cache")], stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while data := os.read(ours, 1 << 16):
+            shown += data
+    assert running.wait(timeout=60) == 0
+    words = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())  # without colours and the like
+    assert "━━━ 100% 4/4 utterances, " in words
+    assert shown.endswith(b"\x1b[?25h")  # the cursor is back
+    assert b"encoded:                     4" in running.stdout.read()
 
 
 def test_scanning_several_corpora_tells_each(project):

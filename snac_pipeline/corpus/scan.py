@@ -1,9 +1,10 @@
-"""Scanning: a corpus folder in, its manifest and its quarantine out; every candidate file ends in exactly one of them.
+"""Scanning: a corpus in, its manifest and its quarantine out; every candidate file ends in exactly one of them.
 
 A file whose path, size, mtime and ctime (in a store: the store's key) are those of the last scan is not opened. Any
 other is hashed, and decoded only if its content is new: so touching, copying or renaming costs one hash. Files are read
 in threads, as hashing and decoding release the interpreter's lock: 280 files/s (12 s flac each) on two busy cores, two
-spawned processes 140-180. What is unchanged is told by joins over columns, not in Python (benchmarks/scan.py).
+spawned processes 140-180. What is unchanged is told by joins over columns: 94,000 files per cpu-s, most of it for
+listing them (benchmarks/scan.py).
 """
 
 import os

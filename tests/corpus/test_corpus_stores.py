@@ -1,6 +1,7 @@
 """Corpora in stores that fsspec reaches: scanned, recognised, read and hashed like folders, with no secret told."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -224,6 +225,14 @@ def test_reading_where_a_package_is_missing_says_which(memory):
         pytest.skip("s3fs is installed")
     with pytest.raises(UnreadableAudio, match=r"s3://b/a\.wav: .*s3fs"):
         read_audio("s3://b/a.wav", 16_000)
+
+
+def test_names_of_a_store_that_are_not_utf8_are_read_through_the_manifest(home, tmp_path):
+    os.rename(write(tmp_path / "speech" / "x.wav"), tmp_path / "speech" / os.fsdecode(b"latin1-\xe9.wav"))
+    scan(Corpus("c", f"file://{tmp_path}/speech"), home)
+    [row] = read_manifest(home, ["c"]).iter_rows(named=True)
+    assert row["path"] == r"latin1-\xe9.wav"
+    assert len(read_audio(row["file"], 16_000)) == row["num_frames"] and digest_of(row["file"]) == row["digest"]
 
 
 def test_names_that_no_url_can_hold_are_quarantined(home, memory, tmp_path):

@@ -11,7 +11,6 @@ from assets.materialized import Outcome, materialize_partitions, shown
 from resources import PipelineResource
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
-from snac_pipeline.settings import Settings
 
 GROUP = "corpus"
 SHOWN_ROWS = 20
@@ -29,16 +28,19 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     @dg.observable_source_asset(
         partitions_def=corpora,
         group_name=GROUP,
-        description="The recordings themselves, one folder per corpus. Observing lists files without opening them; "
+        description="The recordings themselves, by corpus. Observing lists files without opening them; "
         "its version changes with any file that is new, gone, renamed or edited.",
         tags={"dagster/kind/file": ""},
     )
     def audio(context: dg.OpExecutionContext, pipeline: PipelineResource) -> dg.DataVersionsByPartition:
+        from snac_pipeline.corpus import listing_version
+        from snac_pipeline.steps.corpus import corpus_of
+
         settings = pipeline.settings()
         versions = {}
         for corpus in settings.corpora:
             try:
-                version = _listing_version(settings, corpus)
+                version = listing_version(corpus_of(settings, corpus), settings.home)
             except PipelineError as error:  # the others are fine; scanning this one will fail with the same words
                 context.log.error(str(error))
                 version = value_digest(str(error))
@@ -54,10 +56,10 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
                 "manifest",
                 deps=["audio"],
                 group_name=GROUP,
-                code_version="1",
+                code_version="2",
                 kinds={"parquet", "polars"},
-                description="Every usable recording: content digest, speaker, duration, sampling rate, level. "
-                "A file is opened only when its size or date changed.",
+                description="Every usable recording: content digest, speaker, duration, sampling rate, bandwidth, "
+                "level. A file is opened only when its size or date changed.",
             ),
             dg.AssetSpec(
                 "quarantine",
@@ -111,20 +113,6 @@ def _one_run_for_all(source: dg.SourceAsset) -> dg.AssetsDefinition:
     return create_external_asset_from_source_asset(source).with_attributes(
         backfill_policy=dg.BackfillPolicy.single_run()
     )
-
-
-def _listing_version(settings: Settings, name: str) -> str:
-    import xxhash
-
-    from snac_pipeline.corpus import Corpus
-    from snac_pipeline.corpus.listing import list_corpus
-
-    corpus = Corpus(name, settings.corpora[name].path, settings.corpora[name].speaker, settings.limit)
-    listing = list_corpus(corpus, settings.home)
-    hasher = xxhash.xxh3_128(repr((str(corpus.path), corpus.speaker, corpus.limit)).encode())
-    for entry in (*listing.files, *(fault.entry for fault in listing.faults)):
-        hasher.update(repr(tuple(entry)).encode())
-    return hasher.hexdigest()
 
 
 def _last_observed(instance: dg.DagsterInstance, corpus: str) -> str | None:

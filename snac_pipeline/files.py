@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,10 +163,15 @@ def read_parquet(path: Path, **options: Any) -> pa.Table:
 
 def content_digest(path: str | bytes | os.PathLike) -> str:
     """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
-    hasher = xxhash.xxh3_128()
     with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            hasher.update(chunk)
+        return stream_digest(handle)
+
+
+def stream_digest(handle: BinaryIO) -> str:
+    """`content_digest` of what an open file still has to give."""
+    hasher = xxhash.xxh3_128()
+    while chunk := handle.read(1 << 20):
+        hasher.update(chunk)
     return hasher.hexdigest()
 
 

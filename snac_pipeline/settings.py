@@ -29,13 +29,16 @@ class Section(pydantic.BaseModel):
 
 
 class CorpusSettings(Section):
-    """A named folder of recordings."""
+    """A named collection of recordings."""
 
-    path: Path
-    """The folder; every audio file below it belongs to the corpus."""
+    path: str
+    """A folder: every audio file below it belongs to the corpus; or a list of files (CSV, JSON lines, parquet); or a
+    URL such as s3://bucket/speech."""
     speaker: str | None = None
     """Where in a file's path its speaker stands, e.g. "{speaker}/**"; null: the first folder below `path`;
     "utterance": every file is its own speaker."""
+    metadata: str | None = None
+    """In place of `speaker`, a CSV or parquet file with the columns path and speaker."""
 
 
 class SplitSettings(Section):
@@ -133,7 +136,7 @@ class Settings(Section):
     home: Path = Path("work")
     """Where everything is written."""
     corpora: dict[str, CorpusSettings] = pydantic.Field(min_length=1)
-    """The folders of recordings, by a name of letters, digits, "-" and "_"; required."""
+    """The recordings, by a name of letters, digits, "-" and "_"; required."""
     limit: int | None = pydantic.Field(None, ge=1)
     """Use at most this many files of each corpus, spread over its speakers, for a quick try."""
     split: SplitSettings = SplitSettings()
@@ -174,6 +177,9 @@ def _resolve(settings: Settings, root: Path) -> Settings:
     def absolute(path: Path) -> Path:
         return root / path.expanduser()
 
+    def located(path: str) -> str:
+        return path if "://" in path else str(absolute(Path(path)))
+
     training = settings.training.model_copy(
         update={
             "decoders": {
@@ -184,7 +190,10 @@ def _resolve(settings: Settings, root: Path) -> Settings:
         }
     )
     corpora = {
-        name: corpus.model_copy(update={"path": absolute(corpus.path)}) for name, corpus in settings.corpora.items()
+        name: corpus.model_copy(
+            update={"path": located(corpus.path), "metadata": corpus.metadata and located(corpus.metadata)}
+        )
+        for name, corpus in settings.corpora.items()
     }
     source = settings.base_codec.source
     if (root / Path(source).expanduser()).is_dir():

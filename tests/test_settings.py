@@ -32,7 +32,7 @@ def test_a_corpus_is_all_that_has_to_be_named(tmp_path):
 
 def test_the_projects_own_file_is_right_and_its_paths_exist():
     settings = load_settings(REPOSITORY / "pipeline.yaml")
-    paths = [corpus.path for corpus in settings.corpora.values()]
+    paths = [Path(corpus.path) for corpus in settings.corpora.values()]
     paths += [decoder.recipe for decoder in settings.training.decoders.values()]
     assert all(path.exists() for path in [*paths, settings.training.overlay])
 
@@ -43,7 +43,7 @@ def test_relative_paths_count_from_the_files_folder(tmp_path, monkeypatch):
     for given in (file, "a/pipeline.yaml"):
         settings = load_settings(given)
         assert settings.home.resolve() == tmp_path / "out"
-        assert settings.corpora["mine"].path == tmp_path / "a" / "speech"
+        assert settings.corpora["mine"].path == str(tmp_path / "a" / "speech")
         assert settings.training.overlay == tmp_path / "a" / "o.yaml"
         assert settings.training.decoders["decoder_24khz"].recipe == tmp_path / "a" / "recipes" / "phase10.yaml"
 
@@ -51,8 +51,16 @@ def test_relative_paths_count_from_the_files_folder(tmp_path, monkeypatch):
 def test_absolute_paths_and_the_users_folder_stay(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     settings = load_settings(written(tmp_path, {"corpora": {"x": {"path": "/data"}}, "home": "~/out"}))
-    assert settings.corpora["x"].path == Path("/data")
+    assert settings.corpora["x"].path == "/data"
     assert settings.home == tmp_path / "me" / "out"
+
+
+def test_a_corpus_may_be_a_url_and_have_metadata(tmp_path):
+    corpora = {"x": {"path": "s3://bucket/speech", "metadata": "who.csv"}, "y": {"path": "zip://a::b.zip"}}
+    settings = load_settings(written(tmp_path, {"corpora": corpora}))
+    assert settings.corpora["x"].path == "s3://bucket/speech"
+    assert settings.corpora["x"].metadata == str(tmp_path / "who.csv")
+    assert (settings.corpora["y"].path, settings.corpora["y"].metadata) == ("zip://a::b.zip", None)
 
 
 def test_a_base_codec_is_a_folder_where_there_is_one_and_an_id_elsewhere(tmp_path):

@@ -1,7 +1,7 @@
-"""Corpora of speech: scanning folders into manifests, reading and resampling audio, splitting by speaker."""
+"""Corpora of speech: scanning folders, lists and stores into manifests, reading audio, splits by speaker."""
 
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER, read_audio, resampled_length
-from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS
+from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS, listing_version
 from snac_pipeline.corpus.manifest import (
     Corpus,
     audio_path,
@@ -24,6 +24,7 @@ __all__ = [
     "SplitReport",
     "UnreadableAudio",
     "audio_path",
+    "listing_version",
     "manifest_version",
     "read_audio",
     "read_manifest",

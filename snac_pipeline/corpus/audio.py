@@ -29,7 +29,7 @@ def resampled_length(num_frames: int, source_rate: int, target_rate: int) -> int
 def read_audio(
     path: str | bytes | os.PathLike, sample_rate: int, start: int = 0, frames: int | None = None
 ) -> np.ndarray:
-    """Read mono float32 audio x_T at `sample_rate` Hz from a path, or from the `file` of a manifest's row.
+    """Read mono float32 audio x_T at `sample_rate` Hz from a path, a URL, or the `file` of a manifest's row.
 
     `start` and `frames` are counted in samples at `sample_rate`; `frames=None` reads to the end. A whole read has
     `resampled_length(...)` samples; a slice that reaches past the end is padded with zeros to `frames`.

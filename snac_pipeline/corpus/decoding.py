@@ -14,8 +14,9 @@ import av
 import numpy as np
 import soundfile
 
-from snac_pipeline.corpus.naming import openable
-from snac_pipeline.corpus.sniffing import Kind, UnreachableFile, UnreadableAudio, sniff
+from snac_pipeline.corpus.naming import is_url, openable
+from snac_pipeline.corpus.sniffing import Kind, UnreadableAudio, sniff
+from snac_pipeline.corpus.stores import open_file
 
 BLOCK_FRAMES = 1 << 17  # 5 s at 24 kHz: memory stays bounded for a file of any length
 
@@ -42,24 +43,22 @@ class Stream:
 
 @contextlib.contextmanager
 def open_stream(path: str | bytes | os.PathLike) -> Iterator[Stream]:
-    """Open an audio file by its path or the stored form of it. Raises UnreadableAudio naming the path."""
+    """Open an audio file by its path, the stored form of it, or a URL. Raises UnreadableAudio naming it."""
     path = openable(path)
-    try:
-        with open(path, "rb") as handle:
+    with open_file(path) as handle:
+        try:
             kind = sniff(handle)
             handle.seek(0)
             if kind.demuxer is None:
-                with _Straight(path) as file:
+                with _Straight(handle if is_url(path) else path) as file:  # by path libsndfile reads without Python
                     yield _soundfile_stream(file, path, kind)
             else:  # an open file and a named demuxer: FFmpeg would take some names for protocols and playlists
                 with av.open(handle, format=kind.demuxer, metadata_errors="replace") as container:
                     yield _av_stream(container, path, kind)
-    except UnreadableAudio:
-        raise
-    except OSError as error:
-        raise UnreachableFile(path, f"cannot be read: {error.strerror or error}") from error
-    except _DECODER_ERRORS as error:
-        raise UnreadableAudio(path, _decoder_message(error)) from error
+        except UnreadableAudio:
+            raise
+        except _DECODER_ERRORS as error:
+            raise UnreadableAudio(path, _decoder_message(error)) from error
 
 
 class _Straight(soundfile.SoundFile):

@@ -14,15 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from snac_pipeline.corpus.naming import os_path
+from snac_pipeline.corpus.lists import is_table
+from snac_pipeline.corpus.naming import URL, around, is_url, os_path, stored_path
 from snac_pipeline.corpus.speakers import SpeakerRule
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet, write_parquet
 
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
-PROBE_REVISION = 1
+PROBE_REVISION = 2
 
-_STAT = {"size": pl.Int64, "mtime_ns": pl.Int64, "ctime_ns": pl.Int64}
+STAT = {
+    "size": pl.Int64,
+    "mtime_ns": pl.Int64,
+    "ctime_ns": pl.Int64,  # 0 in a store, which has none
+    "store_key": pl.String,  # hash of what a store tells about a file (ETag, checksum, times); "" on this machine
+}
 FACTS = {
     "format": pl.String,  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
     "num_frames": pl.Int64,  # decoded, at the file's own rate
@@ -31,6 +37,7 @@ FACTS = {
     "channels": pl.Int32,
     "duration": pl.Float64,  # seconds, of the decoded frames
     "peak": pl.Float32,  # max |x| over all channels, full scale = 1
+    "bandwidth": pl.Float32,  # Hz, highest frequency with real content; see bandwidth.Bandwidth
     "flags": pl.List(pl.String),
 }
 MANIFEST = {
@@ -40,32 +47,39 @@ MANIFEST = {
     "speaker": pl.String,
     "stratum": pl.String,
     **FACTS,
-    **_STAT,
+    **STAT,
 }
-QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **_STAT}
+QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **STAT}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named folder of speech.
+    """A named collection of speech.
 
     `name`     letters, digits, `.`, `_`, `-`: it names files and a Dagster partition.
+    `path`     a folder; a URL of one that fsspec reaches (s3://bucket/speech); or a list of files in place of a folder:
+               CSV, JSON lines or parquet with a column `path` or `audio_filepath`, see lists.read_file_list.
     `speaker`  where the speaker is in a path below `path`, such as "{speaker}/*", "{speaker}/**", "{speaker}-*.flac",
                "wavs/{speaker}_*"; `*` and `{speaker}` stay within one folder, `**` does not. A file that does not match
-               is quarantined. None: the first folder below `path`; a file directly in `path` is its own speaker.
+               is quarantined. None: the list's column `speaker` where there is one, else the first folder below `path`;
+               a file directly in `path` is its own speaker.
                "utterance": every file is its own speaker, the explicit way to split by utterance. A file that is its
                own speaker bears its digest as the speaker's name.
+    `metadata` in place of `speaker`: a CSV or parquet file with the columns `path` and `speaker`.
     `limit`    keep the first N files in the order of a hash of their relative paths: the same files every time,
                spread over the speakers.
     """
 
     name: str
-    path: Path
+    path: Path | str  # a Path on this machine, text for a URL
     speaker: str | None = None
     limit: int | None = None
+    metadata: Path | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path).expanduser())
+        object.__setattr__(self, "path", _place(self.path))
+        if self.metadata is not None:
+            object.__setattr__(self, "metadata", _place(self.metadata))
         if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", self.name):
             raise PipelineError(
                 f"corpus name {self.name!r}: use letters, digits, '_', '-' and single dots; "
@@ -73,12 +87,31 @@ class Corpus:
             )
         if self.limit is not None and self.limit < 1:
             raise PipelineError(f"corpus {self.name}: limit is {self.limit}; give a number of files from 1 up, or none")
+        if self.speaker is not None and self.metadata is not None:
+            raise PipelineError(f"corpus {self.name}: `speaker` and `metadata` both say who speaks; give one of them")
         SpeakerRule(self.speaker, self.name)  # a pattern that cannot work is an error here, not during the scan
 
+    @property
+    def root(self) -> str:
+        """What paths count from, in stored form: the folder or URL, or the folder of the list."""
+        if is_url(self.path):
+            return _parent(self.path) if is_table(self.path) else self.path
+        return stored_path(str((self.path.parent if is_table(self.path) else self.path).resolve()))
 
-def audio_path(row: Mapping[str, Any]) -> Path:
-    """The absolute path of a row of `read_manifest` (its `file`), ready to open whatever its bytes are."""
-    return Path(os_path(row["file"]))
+
+def _place(path: Path | str) -> Path | str:
+    return path if isinstance(path, str) and is_url(path) else Path(path).expanduser()
+
+
+def _parent(url: str) -> str:
+    """The URL of the folder of a file."""
+    before, after = around(url)
+    return before.rstrip("/").rpartition("/")[0] + "/" + after
+
+
+def audio_path(row: Mapping[str, Any]) -> Path | str:
+    """The absolute path of a row of `read_manifest` (its `file`), ready to open whatever its bytes are; or its URL."""
+    return row["file"] if is_url(row["file"]) else Path(os_path(row["file"]))
 
 
 def manifest_file(home: Path, corpus: str) -> Path:
@@ -95,7 +128,7 @@ def split_quarantine_file(home: Path) -> Path:
 
 
 def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
-    """The rows of the named corpora: the manifest's columns and `file`, the absolute path for `read_audio`.
+    """The rows of the named corpora: the manifest's columns and `file`, the absolute path or URL for `read_audio`.
 
     A digest may appear in several rows (copies of one file). Raises PipelineError naming a corpus without a manifest.
     """
@@ -107,10 +140,17 @@ def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
                 f"corpus {corpus} has no manifest of this version at {manifest_file(home, corpus)}; "
                 "run `snac-pipeline scan` or materialize the asset `manifest` for this corpus first"
             )
-        frames.append(rows.with_columns(file=pl.lit(metadata["root"]) + "/" + pl.col("path")))
+        frames.append(rows.with_columns(file=file_of(metadata["root"])))
     if not frames:
         raise PipelineError("no corpus is named; name at least one under `corpora` in pipeline.yaml")
     return pl.concat(frames)
+
+
+def file_of(root: str) -> pl.Expr:
+    """The absolute path or URL, in stored form, of the column `path` of a corpus at `root`."""
+    before, after = around(root)
+    path = pl.col("path")
+    return pl.when(path.str.contains(f"^(/|{URL})")).then(path).otherwise(pl.lit(before) + path + pl.lit(after))
 
 
 def scan_limit(home: Path, corpus: str) -> int | None:
@@ -143,10 +183,7 @@ def manifest_version(manifest: pl.DataFrame) -> str:
             separator="\x1f",
         )
     ).to_series()
-    hasher = xxhash.xxh3_128()
-    for line in lines.unique().sort():
-        hasher.update(line.encode() + b"\n")
-    return hasher.hexdigest()
+    return xxhash.xxh3_128_hexdigest("".join(lines.unique().sort() + "\n").encode())
 
 
 def write_rows(file: Path, rows: pl.DataFrame, metadata: Mapping[str, str]) -> None:

@@ -1,13 +1,15 @@
 """One file's facts: the digest of its bytes, and what decoding every frame of it shows."""
 
+import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
+from snac_pipeline.corpus.bandwidth import Bandwidth
 from snac_pipeline.corpus.decoding import Stream, open_stream
-from snac_pipeline.corpus.sniffing import UnreachableFile, UnreadableAudio
-from snac_pipeline.files import content_digest
+from snac_pipeline.corpus.sniffing import UnreadableAudio
+from snac_pipeline.corpus.stores import open_file
+from snac_pipeline.files import stream_digest
 
 # A duration in the header of a compressed file counts whole codec frames and encoder delay; more is a real difference.
 _ROUNDED_HEADER_SECONDS = 0.1
@@ -28,32 +30,36 @@ class Facts:
     channels: int
     duration: float
     peak: float
+    bandwidth: float
     flags: list[str]
 
     columns = asdict
 
 
-def digest_of(path: Path) -> str:
-    """Content digest; raises UnreachableFile where the bytes cannot be read."""
-    try:
-        return content_digest(path)
-    except OSError as error:
-        raise UnreachableFile(path, f"cannot be read: {error.strerror or error}") from error
+def digest_of(path: str | bytes | os.PathLike) -> str:
+    """Content digest of a path, or of the `file` of a manifest's row (stored form or URL).
+
+    Raises UnreachableFile where the bytes cannot be read.
+    """
+    with open_file(path) as handle:
+        return stream_digest(handle)
 
 
-def probe(path: Path) -> Facts:
+def probe(path: str | bytes | os.PathLike) -> Facts:
     """Decode the whole file in blocks (memory independent of its length).
 
     Raises UnreadableAudio with the reason: damage, no frames, samples that are not finite.
     """
     num_frames, peak = 0, 0.0
     with open_stream(path) as stream:
+        bandwidth = Bandwidth(stream.sample_rate)
         for block in stream.blocks(0, None):
             block_peak = float(max(block.max(), -block.min()))
             if not np.isfinite(block_peak) or not np.isfinite(block).all():
                 raise UnreadableAudio(path, "samples that are not finite (NaN or infinity)")
             peak = max(peak, block_peak)
             num_frames += len(block)
+            bandwidth.add(block)
         if num_frames == 0:
             raise UnreadableAudio(path, "no audio inside: 0 frames are decoded")
         flags = sorted({*stream.flags, *_findings(num_frames, peak, stream)})
@@ -65,6 +71,7 @@ def probe(path: Path) -> Facts:
         channels=stream.channels,
         duration=num_frames / stream.sample_rate,
         peak=peak,
+        bandwidth=bandwidth.hertz(),
         flags=flags,
     )
 

@@ -1,8 +1,10 @@
-"""Scanning: a corpus folder in, its manifest and its quarantine out; every candidate file ends in exactly one of them.
+"""Scanning: a corpus in, its manifest and its quarantine out; every candidate file ends in exactly one of them.
 
-A file whose path, size, mtime and ctime are those of the last scan is not opened. Any other is hashed, and decoded only
-if its content is new: so touching, copying or renaming costs one hash. Files are read in threads, as hashing and
-decoding release the interpreter's lock: 280 files/s (12 s flac each) on two busy cores, two spawned processes 140-180.
+A file whose path, size, mtime and ctime (in a store: the store's key) are those of the last scan is not opened. Any
+other is hashed, and decoded only if its content is new: so touching, copying or renaming costs one hash. Files are read
+in threads, as hashing and decoding release the interpreter's lock: 280 files/s (12 s flac each) on two busy cores, two
+spawned processes 140-180. What is unchanged is told by joins over columns: 94,000 files per cpu-s, most of it for
+listing them (benchmarks/scan.py).
 """
 
 import os
@@ -14,22 +16,25 @@ from pathlib import Path
 
 import polars as pl
 
-from snac_pipeline.corpus.listing import Entry, Fault, Listing, list_corpus
+from snac_pipeline.corpus.listing import Entry, Fault, list_corpus
 from snac_pipeline.corpus.manifest import (
     FACTS,
     MANIFEST,
     QUARANTINE,
+    STAT,
     Corpus,
+    file_of,
     manifest_file,
     manifest_version,
     quarantine_file,
     read_rows,
     write_rows,
 )
-from snac_pipeline.corpus.naming import os_path, stored_path
+from snac_pipeline.corpus.naming import is_url, os_path
 from snac_pipeline.corpus.probe import Facts, digest_of, probe
 from snac_pipeline.corpus.sniffing import EXTENSIONS, UnreachableFile, UnreadableAudio
-from snac_pipeline.corpus.speakers import SpeakerRule
+from snac_pipeline.corpus.speakers import BY_CONTENT
+from snac_pipeline.corpus.stores import local_copy
 from snac_pipeline.errors import PipelineError
 
 # A clock of 4 ms, or of 2 s on some file systems, cannot tell a write just before the scan from one just after: what
@@ -37,7 +42,10 @@ from snac_pipeline.errors import PipelineError
 SETTLE_SECONDS = 2.0
 
 Progress = Callable[[int, int], None]  # files done, files to do
-STAT_KEY = ("path", "size", "mtime_ns", "ctime_ns")
+STAT_KEY = ("path", *STAT)
+
+_FILES_AT_ONCE = 4096  # a future per file of a large corpus takes gigabytes
+_LISTED_TOLERANCE_SECONDS = 0.1  # lists give rounded durations
 
 
 @dataclass(frozen=True)
@@ -85,14 +93,14 @@ def scan(corpus: Corpus, home: Path, *, workers: int | None = None, progress: Pr
     listing = list_corpus(corpus, Path(home))
     window = f"{started:.6f} {time.time():.6f}"
     known = _last_scan(corpus, Path(home))
-    _refuse_without_speaker(corpus, listing)
-    listed = pl.DataFrame(listing.files, schema={"path": pl.String, **_stat_schema()}, orient="row")
+    listed = listing.files
     good = _recognised(known.good, listed, known.settled)
     bad = _recognised(known.bad.filter(pl.col("digest").is_not_null()), listed, known.settled)
     to_read = listed.join(pl.concat([good.select("path"), bad.select("path")]), on="path", how="anti")
-    readings = _read_all(corpus, to_read, known, workers, progress)
-    good = _with_names(corpus, pl.concat([good, _read_well(readings, known)]))
-    bad = pl.concat([bad, _read_badly(readings, known), _faults(listing.faults)])
+    read_well, read_badly, decoded = _read_all(corpus, to_read, known, workers, progress)
+    good = _with_names(corpus, pl.concat([good, read_well]), listed)
+    good, parts = _without_parts(good, listed)
+    bad = pl.concat([bad, read_badly, parts, _faults(listing.faults)])
     _write(corpus, Path(home), good, bad, window)
     return ScanReport(
         corpus=corpus.name,
@@ -103,22 +111,18 @@ def scan(corpus: Corpus, home: Path, *, workers: int | None = None, progress: Pr
         quarantined=len(bad),
         ignored=listing.ignored,
         read=len(to_read),
-        decoded=sum(reading.facts is not None for reading in readings),
+        decoded=decoded,
         unchanged=len(listed) - len(to_read),
         version=manifest_version(good),
         seconds=time.perf_counter() - began,
     )
 
 
-def _stat_schema() -> dict:
-    return {name: MANIFEST[name] for name in ("size", "mtime_ns", "ctime_ns")}
-
-
 def _last_scan(corpus: Corpus, home: Path) -> _Known:
     """Stat is not trusted for what changed around the last scan, nor in another folder."""
     good, metadata = read_rows(manifest_file(home, corpus.name), MANIFEST)
     bad, _ = read_rows(quarantine_file(home, corpus.name), QUARANTINE)
-    if metadata.get("root") != stored_path(str(corpus.path.resolve())):  # the same relative path is another file
+    if metadata.get("root") != corpus.root:  # the same relative path is another file
         return _Known(good, bad, pl.lit(False))
     began, listed = (float(moment) for moment in metadata["listed_between"].split())
     low, high = int((began - SETTLE_SECONDS) * 1e9), int((listed + SETTLE_SECONDS) * 1e9)
@@ -130,48 +134,39 @@ def _recognised(rows: pl.DataFrame, listed: pl.DataFrame, settled: pl.Expr) -> p
     return rows.filter(settled).join(listed.select(STAT_KEY), on=STAT_KEY, how="semi")
 
 
-def _refuse_without_speaker(corpus: Corpus, listing: Listing) -> None:
-    """Move files that the speaker pattern does not match to the listing's faults, unread."""
-    rule = SpeakerRule(corpus.speaker, corpus.name)
-    unmatched = {entry for entry in listing.files if rule(entry.path, "") is None}
-    reason = f"the speaker pattern {corpus.speaker!r} does not match this path"
-    listing.faults += [Fault(entry, reason, "speaker") for entry in sorted(unmatched)]
-    listing.files = [entry for entry in listing.files if entry not in unmatched]
-
-
 def _read_all(
-    corpus: Corpus,
-    to_read: pl.DataFrame,
-    known: _Known,
-    workers: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> list[_Reading]:
-    """Hash and probe in threads, in order of path."""
+    corpus: Corpus, to_read: pl.DataFrame, known: _Known, workers: int | None, progress: Progress | None
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Hash and probe in threads, in order of path: rows of the manifest (`_read_well`) and of the quarantine, and how
+    many files were decoded."""
+    good, bad, decoded, done = [known.good.clear()], [known.bad.clear()], 0, 0
     if to_read.is_empty():
-        return []
-    root = corpus.path.resolve()
+        return good[0], bad[0], 0
     seen = set(known.good["digest"]) | set(known.bad["digest"].drop_nulls())
-    readings = []
+    named = to_read.with_columns(file=file_of(corpus.root)).select("file", *Entry._fields)
     pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="scan")
     try:
-        for rows in to_read.select(Entry._fields).iter_slices(
-            4096
-        ):  # a future per file of a large corpus takes gigabytes
-            for reading in pool.map(lambda row: _read(root, Entry(*row), seen), rows.iter_rows()):
+        for rows in named.iter_slices(_FILES_AT_ONCE):
+            readings = []
+            for reading in pool.map(lambda row: _read(row[0], Entry(*row[1:]), seen), rows.iter_rows()):
                 readings.append(reading)
                 if progress:
-                    progress(len(readings), len(to_read))
+                    progress(done + len(readings), len(named))
+            done += len(readings)
+            decoded += sum(reading.facts is not None for reading in readings)
+            good.append(_read_well(readings, known))
+            bad.append(_read_badly(readings, known))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the files in hand only
-    return readings
+    return pl.concat(good), pl.concat(bad), decoded
 
 
-def _read(root: Path, entry: Entry, seen: set[str]) -> _Reading:
-    path = root / os_path(entry.path)
+def _read(file: str, entry: Entry, seen: set[str]) -> _Reading:
     digest = None
     try:
-        digest = digest_of(path)
-        return _Reading(entry, digest, None if digest in seen else probe(path), None)
+        with local_copy(file if is_url(file) else os_path(file), entry.size) as path:
+            digest = digest_of(path)
+            return _Reading(entry, digest, None if digest in seen else probe(path), None)
     except UnreachableFile as error:
         return _Reading(entry, None, None, error.reason)
     except UnreadableAudio as error:
@@ -180,7 +175,7 @@ def _read(root: Path, entry: Entry, seen: set[str]) -> _Reading:
 
 def _read_well(readings: list[_Reading], known: _Known) -> pl.DataFrame:
     """Rows of the manifest (corpus, speaker and stratum still null): new facts, and known facts of known content."""
-    schema = {"digest": pl.String, "path": pl.String, **_stat_schema()}
+    schema = {"digest": pl.String, "path": pl.String, **STAT}
     probed = pl.DataFrame(
         [{"digest": one.digest, **one.entry._asdict(), **one.facts.columns()} for one in readings if one.facts],
         schema={**schema, **FACTS},
@@ -198,7 +193,7 @@ def _read_badly(readings: list[_Reading], known: _Known) -> pl.DataFrame:
     faults = [Fault(one.entry, one.reason, "read", one.digest) for one in readings if one.reason]
     recalled = pl.DataFrame(
         [{**one.entry._asdict(), "digest": one.digest} for one in readings if not (one.facts or one.reason)],
-        schema={"path": pl.String, **_stat_schema(), "digest": pl.String},
+        schema={"path": pl.String, **STAT, "digest": pl.String},
     )
     reasons = known.bad.drop_nulls("digest").unique("digest").select("digest", "reason", "stage")
     return pl.concat([_faults(faults), recalled.join(reasons, on="digest").select(*QUARANTINE)])
@@ -212,31 +207,50 @@ def _faults(faults: list[Fault]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=QUARANTINE)
 
 
-def _with_names(corpus: Corpus, rows: pl.DataFrame) -> pl.DataFrame:
+def _with_names(corpus: Corpus, rows: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
     """Fill in what follows from the names: corpus, stratum, speaker and the flag "wrong_extension"."""
-    rule = SpeakerRule(corpus.speaker, corpus.name)
-    speakers = [rule(path, digest) for path, digest in rows.select("path", "digest").iter_rows()]
-    flags = [
-        sorted(({*flags} - {"wrong_extension"}) | _misnamed(path, audio_format))
-        for path, audio_format, flags in rows.select("path", "format", "flags").iter_rows()
-    ]
-    return rows.with_columns(
-        corpus=pl.lit(corpus.name),
-        stratum=pl.lit(corpus.name),
-        speaker=pl.Series(speakers, dtype=pl.String),
-        flags=pl.Series(flags, dtype=FACTS["flags"]),
-    ).select(*MANIFEST)
+    extension = pl.col("path").str.to_lowercase().str.extract(r"(\.[^./]*)$")
+    true_name = pl.any_horizontal(
+        (pl.col("format") == audio_format) & extension.is_in(names) for audio_format, names in EXTENSIONS.items()
+    )
+    misnamed = pl.when(true_name.fill_null(False)).then(pl.lit([])).otherwise(pl.lit(["wrong_extension"]))
+    told = pl.col("flags").list.set_difference(["wrong_extension"])
+    return (
+        rows.drop("speaker")
+        .join(listed.select("path", "speaker"), on="path", how="left")
+        .with_columns(
+            corpus=pl.lit(corpus.name),
+            stratum=pl.lit(corpus.name),
+            speaker=pl.when(pl.col("speaker") == BY_CONTENT).then(pl.col("digest")).otherwise(pl.col("speaker")),
+            flags=pl.concat_list(told, misnamed.cast(FACTS["flags"])).list.sort(),
+        )
+        .select(*MANIFEST)
+    )
 
 
-def _misnamed(path: str, audio_format: str) -> set[str]:
-    return set() if os.path.splitext(path)[1].lower() in EXTENSIONS[audio_format] else {"wrong_extension"}
+def _without_parts(good: pl.DataFrame, listed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Set aside files of which a list names only the beginning. Their digest is left out: a corrected list has to bring
+    them back, and what has a digest is bad for good."""
+    lengths = good.select("path", "duration").join(
+        listed.select("path", "listed_duration").drop_nulls(), on="path", how="inner"
+    )
+    parts = lengths.filter(pl.col("listed_duration") < pl.col("duration") - _LISTED_TOLERANCE_SECONDS)
+    reason = pl.format(
+        "the list gives {} s of a file of {} s, and a list names whole files; cut this part into a file of its own, or "
+        "leave out `duration`",
+        pl.col("listed_duration").round(3),
+        pl.col("duration").round(3),
+    )
+    rows = good.join(parts.select("path", reason=reason), on="path", how="inner")
+    aside = rows.with_columns(stage=pl.lit("list"), digest=pl.lit(None, pl.String)).select(*QUARANTINE)
+    return good.join(parts, on="path", how="anti"), aside
 
 
 def _write(corpus: Corpus, home: Path, good: pl.DataFrame, bad: pl.DataFrame, window: str) -> None:
     """Write the quarantine, then the manifest. Where nothing is good the manifest stays as it is and this raises."""
     metadata = {
         "corpus": corpus.name,
-        "root": stored_path(str(corpus.path.resolve())),
+        "root": corpus.root,
         "speaker": corpus.speaker or "",
         "limit": str(corpus.limit or ""),
         "listed_between": window,
@@ -248,6 +262,6 @@ def _write(corpus: Corpus, home: Path, good: pl.DataFrame, bad: pl.DataFrame, wi
         first = "".join(f"\n  {path}: {reason}" for path, reason in reasons)
         raise PipelineError(
             f"corpus {corpus.name}: none of the {len(bad)} files in {corpus.path} can be used; the first reasons "
-            f"(all are in {file}):{first}\nmend the files, or `path` and `speaker` in pipeline.yaml"
+            f"(all are in {file}):{first}\nmend the files, or `path`, `speaker` and `metadata` in pipeline.yaml"
         )
     write_rows(manifest_file(home, corpus.name), good, metadata)

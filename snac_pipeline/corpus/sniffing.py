@@ -67,7 +67,7 @@ def sniff(handle: BinaryIO) -> Kind:
 
 def _wav(handle: BinaryIO, head: bytes) -> Kind:
     """Compare the data chunk's size with the file's: 0 or all ones is a stream never closed, too large a file cut."""
-    file_size = os.fstat(handle.fileno()).st_size
+    file_size = handle.seek(0, os.SEEK_END)
     order = "big" if head[:4] == b"RIFX" else "little"
     offset = 12
     while offset + 8 <= file_size:

@@ -13,8 +13,8 @@ from snac_pipeline.corpus.split import read_splits
 def read_utterances(home: Path, corpora: Sequence[str], *, splits: bool = True) -> pl.DataFrame:
     """One row per distinct digest of the named corpora, sorted by digest.
 
-    Columns: those of the manifest, `file` (absolute path for `read_audio`; of copies the first in path order) and, with
-    `splits`, `group` and `split` ("train", "val"); files that the split set aside are then left out. Raises
+    Columns: those of the manifest, `file` (absolute path or URL for `read_audio`; of copies the first in path order)
+    and, with `splits`, `group` and `split` ("train", "val"); files that the split set aside are then left out. Raises
     PipelineError naming the step to run when an input is missing.
     """
     files = read_manifest(home, corpora).sort("corpus", "path")

@@ -24,9 +24,23 @@ def write(path: Path, seed: int = 0, seconds: float = 0.25, rate: int = RATE, ch
 
 def encode(path: Path, codec: str, rate: int, seconds: float = 3.0, **muxer_options: str) -> Path:
     """Write seeded noise through FFmpeg's encoders, for what soundfile cannot write."""
-    samples = (noise(seconds, rate) * 32767).astype(np.int16)[None]
+    return encode_samples(path, noise(seconds, rate), codec, rate, muxer_options)
+
+
+def variable_rate_mp3(path: Path, seconds: float = 6.0) -> Path:
+    """Silence, then noise, at a variable bit rate and without the header that counts the frames."""
+    x = noise(seconds, 44_100)
+    x[: len(x) // 2] = 0
+    quality = {"flags": "+qscale", "global_quality": "236"}
+    return encode_samples(path, x, "libmp3lame", 44_100, {"write_xing": "0"}, quality)
+
+
+def encode_samples(
+    path: Path, x: np.ndarray, codec: str, rate: int, muxer_options: dict, codec_options: dict | None = None
+) -> Path:
+    samples = (x * 32767).astype(np.int16)[None]
     with av.open(str(path), "w", options=muxer_options) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = container.add_stream(codec, rate=rate, options=codec_options or {})
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate = rate

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import soundfile
-from made_audio import RATE, encode, noise, write
+from made_audio import RATE, encode, noise, variable_rate_mp3, write
 
 from snac_pipeline.corpus import Corpus, audio_path, manifest_version, read_audio, read_manifest, read_quarantine, scan
 from snac_pipeline.corpus.naming import os_path, stored_path
@@ -86,9 +89,9 @@ def _cut(path, keep):
     path.write_bytes(content[: round(len(content) * keep)])
 
 
-def _nan(path):
+def _with_sample(path, value):
     x = noise()
-    x[7] = np.nan
+    x[7] = value
     soundfile.write(path, x, RATE, subtype="FLOAT")
 
 
@@ -99,9 +102,22 @@ def _flip(path):
 
 
 def _hole(path):
-    content = bytearray(write(path, seconds=20).read_bytes())
+    made = encode(path, "libopus", 48_000, seconds=20) if path.suffix == ".opus" else write(path, seconds=20)
+    content = bytearray(made.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 5000] = bytes(5000)
+    path.write_bytes(content)
+
+
+def _unclosed(path, size):
+    """What a recorder leaves that streams, or is cut off: sizes that were never filled in."""
+    content = bytearray(write(path, seconds=1).read_bytes())
+    if path.suffix == ".flac":
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)
+    else:
+        data = content.index(b"data")
+        content[4:8] = content[data + 4 : data + 8] = size
     path.write_bytes(content)
 
 
@@ -110,10 +126,16 @@ BAD = {
     "empty.flac": (lambda p: p.touch(), "empty"),
     "headless.wav": (lambda p: soundfile.write(p, noise()[:0], RATE), "0 frames"),
     "cut.flac": (lambda p: (write(p, seconds=3), _cut(p, 0.7)), "decoding fails after"),
+    "cut_by_7_bytes.flac": (
+        lambda p: (write(p, seconds=3), p.write_bytes(p.read_bytes()[:-7])),
+        "decoding fails after",
+    ),
     "flip.flac": (_flip, "decoding fails after"),
     "hole.ogg": (_hole, "damaged"),
-    "nan.wav": (_nan, "not finite"),
+    "nan.wav": (lambda p: _with_sample(p, np.nan), "not finite"),
+    "infinity.wav": (lambda p: _with_sample(p, -np.inf), "not finite"),
     "pipe.wav": (os.mkfifo, "not a regular file"),
+    "socket.wav": (lambda p: os.mknod(p, stat.S_IFSOCK | 0o600), "not a regular file"),
     "broken_link.wav": (lambda p: p.symlink_to("nowhere.wav"), "link"),
     "circular.wav": (lambda p: p.symlink_to(p.name), "link"),
     "loop": (lambda p: p.symlink_to("."), "link to a folder that contains it"),
@@ -128,7 +150,8 @@ def test_what_cannot_be_used_is_quarantined_with_a_reason_and_the_rest_is_kept(r
     make, reason = BAD[name]
     make(root / name)
     report = scan(Corpus("c", root), home)
-    assert (report.utterances, report.quarantined) == (1, 1)
+    assert (report.files, report.utterances, report.quarantined) == (2, 1, 1)
+    assert set(rows(home)) == {"good.wav"}
     [row] = refused(home).values()
     assert row["path"] == name and row["stage"] in ("list", "read")
     assert any(part in row["reason"] for part in reason.split("|")), row["reason"]
@@ -167,7 +190,12 @@ FLAGGED = {
     "silent.wav": (lambda p: soundfile.write(p, noise() * 0, RATE), ["silent"]),
     "flac_inside.wav": (lambda p: soundfile.write(p, noise(), RATE, format="FLAC"), ["wrong_extension"]),
     "no_xing.mp3": (lambda p: encode(p, "libmp3lame", 44_100, write_xing="0"), ["no_xing"]),
+    "variable.mp3": (variable_rate_mp3, ["no_xing"]),
     "cut.mp3": (lambda p: (encode(p, "libmp3lame", 44_100), _cut(p, 0.5)), ["header_mismatch"]),
+    "hole.opus": (_hole, ["header_mismatch"]),
+    "size_0.wav": (lambda p: _unclosed(p, bytes(4)), ["unclosed"]),
+    "size_all_ones.wav": (lambda p: _unclosed(p, b"\xff" * 4), ["unclosed"]),
+    "no_count.flac": (lambda p: _unclosed(p, None), ["unclosed"]),
     "one_sample.wav": (lambda p: soundfile.write(p, noise()[:1], RATE), []),
     "eight_channels.flac": (lambda p: write(p, channels=8), []),
     "UPPER.WAV": (write, []),
@@ -185,12 +213,58 @@ def test_what_is_odd_but_readable_is_kept_flagged_and_readable_through_the_manif
         make(root / name)
     else:
         os.rename(write(root / "plain.wav"), root / name)
-    assert scan(Corpus("c", root), home).quarantined == 0
+    report = scan(Corpus("c", root), home)
+    assert (report.files, report.utterances, report.quarantined) == (1, 1, 0) and refused(home) == {}
     [row] = rows(home).values()
     assert row["flags"] == flags
     assert os_path(row["path"]) == name and stored_path(name) == row["path"]
     for file in (audio_path(row), row["file"], Path(row["file"])):
         assert len(read_audio(file, row["sample_rate"])) == row["num_frames"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "seconds"),
+    [
+        ("variable.mp3", variable_rate_mp3, 6),
+        ("size_0.wav", lambda p: _unclosed(p, bytes(4)), 1),
+        ("no_count.flac", lambda p: _unclosed(p, None), 1),
+    ],
+)
+def test_what_soundfile_counts_wrong_is_decoded_whole(root, home, name, make, seconds):
+    make(write(root / name).parent / name)
+    with contextlib.suppress(soundfile.LibsndfileError):
+        assert abs(soundfile.info(root / name).duration - seconds) > 0.5  # else the case proves nothing
+    scan(Corpus("c", root), home)
+    assert rows(home)[name]["duration"] == pytest.approx(seconds, abs=0.06)
+
+
+PEAK_OF_A_SCAN = """
+import resource, sys
+from pathlib import Path
+from snac_pipeline.corpus import Corpus, scan
+peaks = []
+for name in sys.argv[2:]:
+    report = scan(Corpus(name, Path(sys.argv[1]) / name), Path(sys.argv[1]) / "home", workers=1)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[-1] - peaks[0], report.hours)
+"""
+
+
+@pytest.mark.parametrize("name", ["ten_hours.wav", pytest.param("unclosed.wav", marks=pytest.mark.slow)])
+def test_ten_hours_are_scanned_in_bounded_memory(tmp_path, name):
+    """By libsndfile, and by FFmpeg where the header's size was never filled in. A hole in the file costs no disk."""
+    for corpus in ("short", "long"):
+        write(tmp_path / corpus / name, rate=8000, seconds=20)  # more than one block
+    with open(tmp_path / "long" / name, "rb+") as file:
+        data = 2 * 8000 * 36_000
+        file.truncate(44 + data)
+        for place, size in ((4, 36 + data), (40, data)):
+            file.seek(place)
+            file.write((size if name == "ten_hours.wav" else 0).to_bytes(4, "little"))
+    call = [sys.executable, "-c", PEAK_OF_A_SCAN, str(tmp_path), "short", "long"]
+    found = subprocess.run(call, capture_output=True, text=True, check=True)
+    megabytes, hours = map(float, found.stdout.split())
+    assert hours == pytest.approx(10) and megabytes < 60, found.stdout  # decoded, the file is 1,150 MB
 
 
 def test_other_files_are_counted_and_the_home_inside_the_corpus_is_left_out(root):

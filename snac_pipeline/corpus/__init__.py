@@ -1,6 +1,7 @@
 """Corpora of speech: scanning folders into manifests, reading and resampling audio, splitting by speaker."""
 
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER, read_audio, resampled_length
+from snac_pipeline.corpus.export import ExportReport, write_folders
 from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS
 from snac_pipeline.corpus.manifest import (
     Corpus,
@@ -20,6 +21,7 @@ __all__ = [
     "MONO_RULE",
     "RESAMPLER",
     "Corpus",
+    "ExportReport",
     "ScanReport",
     "SplitReport",
     "UnreadableAudio",
@@ -34,4 +36,5 @@ __all__ = [
     "scan",
     "scan_limit",
     "update_splits",
+    "write_folders",
 ]

@@ -34,8 +34,8 @@ class Ledger:
         return self.rows.filter(pl.col("kind") == kind).select("member", "group", "split")
 
     def add(self, kind: str, places: pl.DataFrame) -> None:
-        """Append `places` (member, group, split) in the order of the members, none of which has a place already."""
-        new = places.sort("member").select(pl.lit(kind).alias("kind"), "member", "group", "split").cast(SCHEMA)
+        """Append `places` (member, group, split) of members that have none yet."""
+        new = places.select(pl.lit(kind).alias("kind"), "member", "group", "split").cast(SCHEMA)
         self.rows = pl.concat([self.rows, new])
 
     def added_groups(self) -> int:

@@ -1,7 +1,7 @@
 """Placing speakers and contents in the ledger: joining what is connected to known groups, then filling the splits.
 
 Everything here changes the ledger in memory only; `update_splits` saves it. Files are manifest rows with `name`, which
-is "corpus/speaker"; an edge is a distinct (name, digest) of them.
+is "corpus/speaker"; an edge is a distinct (name, digest) of them; contents are the first file of each digest.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ LINKS = {"name": pl.String, "digest": pl.String, "reason": pl.String}
 _OVERSHOOT = 2.0
 
 # Durations are summed as whole microseconds: in any order, on any number of threads, the sum is the same.
-MICROSECONDS = (pl.col("duration") * 1e6).round().cast(pl.Int64)
+_MICROSECONDS = (pl.col("duration") * 1e6).round().cast(pl.Int64).sum()
 
 
 def place_given(files: pl.DataFrame, sides: Mapping[str, str], ledger: Ledger) -> pl.DataFrame:
@@ -42,7 +42,7 @@ def place_given(files: pl.DataFrame, sides: Mapping[str, str], ledger: Ledger) -
         reason = pl.format("this content is in {}, and its corpus is all of {}", "digest_split", pl.lit(split))
         found.append(edges.filter(elsewhere).select("name", "digest", reason=reason))
         _, fresh = join_known(edges.filter(~elsewhere), ledger)
-        add_groups(fresh, new_groups(mine, fresh).with_columns(split=pl.lit(split)), ledger)
+        add_groups(fresh, new_groups(distinct(mine), fresh).with_columns(split=pl.lit(split)), ledger)
     return pl.concat(found)
 
 
@@ -116,7 +116,7 @@ def _elected(ties: pl.DataFrame) -> pl.DataFrame:
     return votes.unique("component", keep="first", maintain_order=True).select("component", "group", "split")
 
 
-def new_groups(files: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
+def new_groups(contents: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     """component, group, stratum (that of most of its duration) and microseconds of each new group, in the order of
     `group`, which is the order in which they are offered to the splits.
 
@@ -125,11 +125,10 @@ def new_groups(files: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     speakers = fresh.select("name", "component").unique()
     hashes = pl.Series([xxhash.xxh3_128_hexdigest(name.encode()) for name in speakers["name"]], dtype=pl.String)
     names = speakers.with_columns(group=hashes).group_by("component").agg(pl.col("group").min())
-    contents = distinct(files.join(fresh.select("digest"), on="digest", how="semi", maintain_order="left"))
     durations = (
         contents.join(fresh.select("digest", "component").unique("digest"), on="digest")
         .group_by("component", "stratum")
-        .agg(microseconds=MICROSECONDS.sum())
+        .agg(microseconds=_MICROSECONDS)
         .sort("microseconds", "stratum", descending=[True, False])
         .group_by("component", maintain_order=True)
         .agg(pl.col("stratum").first(), pl.col("microseconds").sum())
@@ -138,17 +137,12 @@ def new_groups(files: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
 
 
 def choose_splits(
-    groups: pl.DataFrame, files: pl.DataFrame, shares: Mapping[str, float], ledger: Ledger
+    groups: pl.DataFrame, contents: pl.DataFrame, shares: Mapping[str, float], ledger: Ledger
 ) -> pl.DataFrame:
     """`groups` (from `new_groups`) with `split`: stratum by stratum, so that each split gets its share of the
-    duration of `files`."""
+    duration of `contents`."""
     places = ledger.places("digest").select("member", "split")
-    known = (
-        distinct(files)
-        .join(places, left_on="digest", right_on="member")
-        .group_by("stratum", "split")
-        .agg(MICROSECONDS.sum())
-    )
+    known = contents.join(places, left_on="digest", right_on="member").group_by("stratum", "split").agg(_MICROSECONDS)
     chosen = [groups.clear().with_columns(split=pl.lit(None, pl.String))]
     for (stratum,), offered in groups.group_by("stratum"):
         filled = Counter(dict(known.filter(stratum=stratum).select("split", "duration").iter_rows()))

@@ -28,6 +28,14 @@ from snac_pipeline.files import read_parquet, write_parquet
 
 DEFAULT_SHARES = {"val": 0.05}
 
+_NAME = pl.col("corpus") + "/" + pl.col("speaker")
+
+# As numbers the digests of 3.4 M contents are sorted in 1 s of CPU, as texts in 9.
+_BY_DIGEST = [
+    half.str.to_integer(base=16, dtype=pl.UInt64)
+    for half in (pl.col("digest").str.head(16), pl.col("digest").str.tail(16))
+]
+
 SPLITS = {"digest": pl.String, "corpus": pl.String, "speaker": pl.String, "group": pl.String, "split": pl.String}
 
 
@@ -69,20 +77,21 @@ def update_splits(
     sides = sides or {}
     with locked(home):
         ledger = load_ledger(home)
-        files = manifest.with_columns(name=pl.col("corpus") + "/" + pl.col("speaker")).sort("corpus", "path")
+        files = manifest.with_columns(name=_NAME).sort("corpus", "path")
         given = place_given(files, sides, ledger)
         known, fresh = join_known(edges_of(_without(files, given), ledger), ledger)
         links = pl.concat([given, known])
         kept = _without(files, links)
-        groups = choose_splits(new_groups(kept, fresh), kept, shares, ledger)
+        contents = distinct(kept).select("digest", "corpus", "speaker", "name", "stratum", "duration")
+        groups = choose_splits(new_groups(contents, fresh), contents, shares, ledger)
         add_groups(fresh, groups, ledger)
-        splits = _split_rows(kept, ledger)
+        splits = _split_rows(contents, ledger)
         _require_all_splits(splits, manifest, shares, sides)
         added = ledger.added_groups()
         ledger.save()
     write_parquet(splits_file(home), splits.to_arrow())
     _write_quarantine(files, links, home)
-    return _report(splits, kept, shares, sides, new_groups=added, quarantined=len(files) - len(kept))
+    return _report(splits, contents, shares, sides, new_groups=added, quarantined=len(files) - len(kept))
 
 
 def _without(files: pl.DataFrame, links: pl.DataFrame) -> pl.DataFrame:
@@ -114,11 +123,10 @@ def _asked(shares: Mapping[str, float]) -> list[str]:
     return [*(name for name, share in shares.items() if share > 0), TRAIN]
 
 
-def _split_rows(files: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
-    first = distinct(files)
-    placed = first.join(ledger.places("digest"), left_on="digest", right_on="member", how="left").select(*SPLITS)
+def _split_rows(contents: pl.DataFrame, ledger: Ledger) -> pl.DataFrame:
+    placed = contents.join(ledger.places("digest"), left_on="digest", right_on="member", how="left").select(*SPLITS)
     assert not placed["split"].has_nulls(), "a content has no place"
-    return placed.cast(SPLITS).sort("digest")
+    return placed.cast(SPLITS).sort(_BY_DIGEST)
 
 
 def _require_all_splits(
@@ -160,10 +168,9 @@ def _write_quarantine(files: pl.DataFrame, links: pl.DataFrame, home: Path) -> N
 
 
 def _report(
-    splits: pl.DataFrame, files: pl.DataFrame, shares: Mapping[str, float], sides: Mapping[str, str], **counts: int
+    splits: pl.DataFrame, contents: pl.DataFrame, shares: Mapping[str, float], sides: Mapping[str, str], **counts: int
 ) -> SplitReport:
-    first = distinct(files).select("digest", "corpus", "stratum", "duration", "name")
-    placed = splits.select("digest", "split").join(first, on="digest")
+    placed = contents.join(splits.select("digest", "split"), on="digest")
     by_split = placed.group_by("split").agg(
         pl.len().alias("utterances"), pl.col("duration").sum() / 3600, pl.col("name").n_unique()
     )
@@ -174,7 +181,7 @@ def _report(
         speakers={split: row[2] for split, row in figures.items()},
         groups=splits["group"].n_unique(),
         nothing_left_for=_nothing_left(placed.filter(~pl.col("corpus").is_in(list(sides))), _asked(shares)),
-        speakers_on_both_sides=_speakers_on_both_sides(files, sides),
+        speakers_on_both_sides=_speakers_on_both_sides(contents, sides),
         version=_version(splits),
         **counts,
     )
@@ -186,14 +193,14 @@ def _nothing_left(splits: pl.DataFrame, asked: list[str]) -> dict[str, list[str]
     return {name: without for name, without in found.items() if without}
 
 
-def _speakers_on_both_sides(files: pl.DataFrame, sides: Mapping[str, str]) -> int:
+def _speakers_on_both_sides(contents: pl.DataFrame, sides: Mapping[str, str]) -> int:
     given = pl.DataFrame(
         [(corpus, corpus.removesuffix(f"-{side}"), side) for corpus, side in sides.items()],
         schema=["corpus", "family", "side"],
         schema_overrides=dict.fromkeys(("corpus", "family", "side"), pl.String),
         orient="row",
     )
-    speakers = files.select("corpus", "speaker").unique().join(given, on="corpus").group_by("family", "speaker")
+    speakers = contents.select("corpus", "speaker").unique().join(given, on="corpus").group_by("family", "speaker")
     return speakers.agg(pl.col("side").n_unique()).filter(pl.col("side") > 1).height
 
 

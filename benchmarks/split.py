@@ -31,17 +31,15 @@ def main() -> None:
     added = round(options.rows * options.added)
     steps = {"first": options.rows, "again": options.rows, "1 step on": options.rows + added}
     results = {}
-    print(
-        f"{'':12}{'files':>12}{'seconds':>10}{'CPU s':>8}{'peak GB':>10}{'of it files':>13}{'new groups':>12}{'set aside':>11}"
-    )
+    print(f"{'':12}{'files':>12}{'seconds':>10}{'CPU s':>8}{'peak GB':>10}{'before':>8}{'new groups':>12}{'aside':>8}")
     with tempfile.TemporaryDirectory() as home:
         for name, rows in steps.items():
             with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh peak
                 found = pool.apply(measure, (rows, options, home))
             results[name] = found
             print(
-                f"{name:12}{rows:>12,}{found['seconds']:>10.1f}{found['cpu_seconds']:>8.1f}{found['peak_gb']:>10.2f}{found['files_gb']:>13.2f}"
-                f"{found['new_groups']:>12,}{found['quarantined']:>11,}"
+                f"{name:12}{rows:>12,}{found['seconds']:>10.1f}{found['cpu_seconds']:>8.1f}{found['peak_gb']:>10.2f}{found['before_gb']:>8.2f}"
+                f"{found['new_groups']:>12,}{found['quarantined']:>8,}"
             )
     if options.json:
         figures = {name: value for name, value in vars(options).items() if name != "json"}
@@ -49,7 +47,7 @@ def main() -> None:
 
 
 def measure(rows: int, options: argparse.Namespace, home: str) -> dict[str, float]:
-    """Seconds of `update_splits` by the clock and of CPU, peak memory of the process, and of that what the files took before it."""
+    """Seconds of `update_splits` by the clock and of CPU; peak memory, and how much of it the files took before."""
     files = made_files(rows, options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
@@ -59,7 +57,7 @@ def measure(rows: int, options: argparse.Namespace, home: str) -> dict[str, floa
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "files_gb": before / 2**20,
+        "before_gb": before / 2**20,
         "new_groups": report.new_groups,
         "quarantined": report.quarantined,
         "val": report.utterances["val"],

@@ -66,12 +66,12 @@ def write_folders(
     PipelineError, before anything is written, where something that this did not write is in the way, where `folder` and
     a corpus lie in each other, and for links to files that are not on this machine.
     """
-    folder = _made(Path(folder).expanduser().absolute())
+    folder = Path(folder).expanduser().absolute()
     rows = utterances.with_columns(pl.col("mtime_ns").fill_null(0), entry_names(utterances))
     _refuse_places(rows, folder, copy)
     target = pl.lit(None, pl.String) if copy else pl.col("file")
     wanted = rows.select("entry", "digest", target=target, size="size", mtime_ns="mtime_ns").cast(_ENTRY)
-    with _locked(folder):
+    with _locked(_made(folder)):
         _remove_unfinished(folder)
         known = _read_index(folder)
         there = _look(folder, pl.concat([known["entry"], wanted["entry"]]).unique())
@@ -216,12 +216,15 @@ def _write(folder: Path, rows: pl.DataFrame, copy: bool, progress: Progress | No
             ) from error
 
     done = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="export") as pool:
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="export")
+    try:
         for piece in rows.select("digest", "file", "entry", "mtime_ns").iter_slices(4096):
             for _ in pool.map(write, piece.iter_rows()):
                 done += 1
                 if progress:
                     progress(done, len(rows))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the files in hand only
 
 
 def _put_link(file: str, place: Path, digest: str, mtime_ns: int) -> None:

@@ -298,7 +298,7 @@ def test_another_side_than_the_ledger_has_is_refused(home, changed):
 
 def test_folders_with_the_same_recordings_cannot_be_both_sides(home):
     files = speakers(5, corpus="made-train") + [(*row[:4], "made-val") for row in speakers(5, corpus="made-train")]
-    with pytest.raises(PipelineError, match=r"corpus made-val is all of val.*all of its recordings are in other splits"):
+    with pytest.raises(PipelineError, match=r"made-val is all of val.*all of its recordings are in other splits"):
         update_splits(manifest_of(files), home, sides=READY)
 
 

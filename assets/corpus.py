@@ -92,7 +92,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         code_version="1",
         kinds={"parquet", "polars"},
         description="Who is trained on and who is held out: whole speakers, who never change sides when files are "
-        "added. Speakers that share a recording are kept together.",
+        "added. Speakers that share a recording are kept together. A corpus whose `split` is set is taken as it is.",
     )
     def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         result = pipeline.run(context, "split")

@@ -115,9 +115,14 @@ def _scan(options: argparse.Namespace, settings: Settings, on_event: OnEvent) ->
 
 
 def _split(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.steps.corpus import split_corpora
+    from snac_pipeline.steps.corpus import export_splits, split_corpora
 
-    return split_corpora(settings)
+    if options.copy and options.export is None:
+        options.wrong_use("--copy says how files are exported; give --export DIR too")
+    figures = split_corpora(settings)
+    if options.export is None:
+        return figures
+    return {**figures, "export": export_splits(settings, options.export, options.copy, on_event)}
 
 
 def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -232,7 +237,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_corpora(scan)
     add_limit(scan, "at most N files of each corpus, for a quick try")
-    add("split", _split, "give every speaker a side, train or val, for good", "  snac-pipeline split")
+    split = add(
+        "split",
+        _split,
+        "give every speaker a side, train or val, for good; export the sides as folders",
+        "  snac-pipeline split\n"
+        "  snac-pipeline split --export folders          # folders/train/CORPUS/SPEAKER/FILE, folders/val/...: links\n"
+        "  snac-pipeline split --export folders --copy   # copies instead",
+    )
+    split.add_argument(
+        "--export", type=Path, metavar="DIR", help="write DIR/train and DIR/val, or bring what is there up to date"
+    )
+    split.add_argument("--copy", action="store_true", help="export copies instead of symbolic links")
+    split.set_defaults(wrong_use=split.error)
     info = add("info", _info, "describe a codec", "  snac-pipeline info\n  snac-pipeline info examples/base_codec")
     info.add_argument("codec", nargs="?", help="a folder or a hub id; the base codec of the settings when absent")
     cache = add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache")

@@ -19,6 +19,7 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
 """Environment variable that names the settings file to use instead of ./pipeline.yaml."""
 
+Side = Literal["train", "val", "test"]
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 
 
@@ -31,14 +32,48 @@ class Section(pydantic.BaseModel):
 class CorpusSettings(Section):
     """A named collection of recordings."""
 
-    path: str
+    path: str | None = None
     """A folder: every audio file below it belongs to the corpus; or a list of files (CSV, JSON lines, parquet); or a
-    URL such as s3://bucket/speech."""
+    URL such as s3://bucket/speech. Required, unless `train_dir` and `val_dir` are given."""
     speaker: str | None = None
     """Where in a file's path its speaker stands, e.g. "{speaker}/**"; null: the first folder below `path`;
     "utterance": every file is its own speaker."""
     metadata: str | None = None
     """In place of `speaker`, a CSV or parquet file with the columns path and speaker."""
+    split: Side | None = None
+    """Put everything of this corpus in train, val or test; null: `split.val` and `split.test` divide its speakers."""
+    train_dir: str | None = None
+    """In place of `path`, a ready-made division: a folder to train on, the corpus <name>-train."""
+    val_dir: str | None = None
+    """With `train_dir`: the folder that is held out, the corpus <name>-val."""
+    test_dir: str | None = None
+    """With `train_dir`, if there is one: the folder for the test, the corpus <name>-test."""
+
+    @pydantic.model_validator(mode="after")
+    def _path_or_folders(self) -> "CorpusSettings":
+        if self.path is None and (self.train_dir is None or self.val_dir is None):
+            raise ValueError("give `path`, or `train_dir` and `val_dir` for folders that are divided already")
+        if self.path is not None and self.ready_made:
+            raise ValueError("give either `path` or `train_dir` and `val_dir`, not both")
+        if self.split is not None and self.ready_made:
+            raise ValueError("`train_dir` and `val_dir` say what is where; leave out `split`")
+        return self
+
+    @property
+    def ready_made(self) -> dict[Side, str]:
+        """The folders that are divided already, by split."""
+        folders = {"train": self.train_dir, "val": self.val_dir, "test": self.test_dir}
+        return {split: folder for split, folder in folders.items() if folder is not None}
+
+    def by_side(self, name: str) -> dict[str, "CorpusSettings"]:
+        """This corpus by its name; ready-made folders as one corpus each, with a path and a split."""
+        if not self.ready_made:
+            return {name: self}
+        without = {"path": None, "train_dir": None, "val_dir": None, "test_dir": None}
+        return {
+            f"{name}-{split}": self.model_copy(update={**without, "path": folder, "split": split})
+            for split, folder in self.ready_made.items()
+        }
 
 
 class SplitSettings(Section):
@@ -46,6 +81,14 @@ class SplitSettings(Section):
 
     val: float = pydantic.Field(0.05, gt=0, lt=1)
     """Share of each corpus, by duration, whose speakers training never hears."""
+    test: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Share set apart beside `val` for a last test, which nothing here looks at; speakers that have a side keep it."""
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_train_on(self) -> "SplitSettings":
+        if self.val + self.test >= 1:
+            raise ValueError("`val` and `test` together have to be less than 1: the rest is to train on")
+        return self
 
 
 class BaseCodecSettings(Section):
@@ -154,7 +197,18 @@ class Settings(Section):
         for name in corpora:
             if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
                 raise ValueError(f"corpus name {name!r}: use letters, digits, '-' and '_' (it names files)")
-        return corpora
+        return _divided(corpora)
+
+
+def _divided(corpora: dict[str, CorpusSettings]) -> dict[str, CorpusSettings]:
+    """Every corpus with one path: ready-made folders are corpora of their own."""
+    found: dict[str, CorpusSettings] = {}
+    for name, corpus in corpora.items():
+        for one, settings in corpus.by_side(name).items():
+            if one in found or (one != name and one in corpora):
+                raise ValueError(f"corpus {one!r} is there twice: a folder of {name!r} is called so; rename one")
+            found[one] = settings
+    return found
 
 
 def settings_path(path: str | Path | None = None) -> Path:

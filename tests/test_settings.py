@@ -112,6 +112,38 @@ def test_a_corpus_name_has_to_do_as_a_file_name(tmp_path, name):
         load_settings(written(tmp_path, {"corpora": {name: {"path": "x"}}}))
 
 
+def test_ready_made_folders_are_a_corpus_each(tmp_path):
+    folders = {"train_dir": "a", "val_dir": "/b", "speaker": "*/{speaker}/*"}
+    corpora = load_settings(written(tmp_path, {"corpora": {"x": {"path": "x", "split": "test"}, "y": folders}})).corpora
+    assert {name: (corpus.path, corpus.split, corpus.speaker) for name, corpus in corpora.items()} == {
+        "x": (tmp_path / "x", "test", None),
+        "y-train": (tmp_path / "a", "train", "*/{speaker}/*"),
+        "y-val": (Path("/b"), "val", "*/{speaker}/*"),
+    }
+    assert not any(corpus.ready_made for corpus in corpora.values())
+
+
+@pytest.mark.parametrize(
+    ("corpora", "words"),
+    [
+        ({"x": {}}, "give `path`, or `train_dir` and `val_dir`"),
+        ({"x": {"train_dir": "a"}}, "give `path`, or `train_dir` and `val_dir`"),
+        ({"x": {"path": "p", "train_dir": "a", "val_dir": "b"}}, "either `path` or `train_dir` and `val_dir`"),
+        ({"x": {"train_dir": "a", "val_dir": "b", "split": "val"}}, "leave out `split`"),
+        ({"x": {"path": "p", "split": "dev"}}, "corpora.x.split"),
+        ({"x": {"train_dir": "a", "val_dir": "b"}, "x-val": {"path": "p"}}, "'x-val' is there twice"),
+    ],
+)
+def test_folders_that_contradict_each_other_are_refused(tmp_path, corpora, words):
+    with pytest.raises(PipelineError, match=words):
+        load_settings(written(tmp_path, {"corpora": corpora}))
+
+
+def test_something_has_to_be_left_to_train_on(tmp_path):
+    with pytest.raises(PipelineError, match="the rest is to train on"):
+        load_settings(written(tmp_path, {**LEAST, "split": {"val": 0.5, "test": 0.5}}))
+
+
 # docs/settings.md -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Corpora of speech: scanning folders, lists and stores into manifests, reading audio, splits by speaker."""
 
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER, read_audio, resampled_length
+from snac_pipeline.corpus.export import ExportReport, write_folders
 from snac_pipeline.corpus.listing import AUDIO_EXTENSIONS, listing_version
 from snac_pipeline.corpus.manifest import (
     Corpus,
@@ -20,6 +21,7 @@ __all__ = [
     "MONO_RULE",
     "RESAMPLER",
     "Corpus",
+    "ExportReport",
     "ScanReport",
     "SplitReport",
     "UnreadableAudio",
@@ -35,4 +37,5 @@ __all__ = [
     "scan",
     "scan_limit",
     "update_splits",
+    "write_folders",
 ]

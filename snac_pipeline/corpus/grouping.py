@@ -1,27 +1,32 @@
 """Groups of utterances that must stay on one side: connected through a speaker or through equal content."""
 
-from collections.abc import Hashable, Iterable
+import numpy as np
+import polars as pl
 
 
-class Components:
-    """Union-find over any hashable members; `components()` lists the connected ones."""
+def component_of(edges: pl.DataFrame, one: pl.Expr, other: pl.Expr) -> pl.Series:
+    """The component of each row of `edges`, as the number of one of its `one`: equal for rows that are connected.
 
-    def __init__(self) -> None:
-        self._parent: dict[Hashable, Hashable] = {}
+    Rows with an equal `one`, or with an equal `other`, are connected, directly or through rows between them.
+    """
+    names = edges.select(one.alias("one"), other.alias("other"))
+    numbers = names.select("one").unique().with_row_index("number")
+    names = names.join(numbers, on="one", how="left", maintain_order="left").select("number", "other")
+    pairs = names.select("number", pl.col("number").min().over("other").alias("first"))
+    apart = pairs.filter(pl.col("number") != pl.col("first"))  # the rest connect nothing, and are nearly all
+    labels = _connected(apart["number"].to_numpy(), apart["first"].to_numpy(), len(numbers))
+    return pl.Series("component", labels[pairs["number"].to_numpy()])
 
-    def find(self, member: Hashable) -> Hashable:
-        root = self._parent.setdefault(member, member)
-        while root != (above := self._parent[root]):
-            root = above
-        while member != root:  # path compression: near-constant time for millions of members
-            self._parent[member], member = root, self._parent[member]
-        return root
 
-    def connect(self, one: Hashable, other: Hashable) -> None:
-        self._parent[self.find(other)] = self.find(one)
-
-    def components(self) -> Iterable[list[Hashable]]:
-        found: dict[Hashable, list[Hashable]] = {}
-        for member in self._parent:
-            found.setdefault(self.find(member), []).append(member)
-        return found.values()
+def _connected(one_E: np.ndarray, other_E: np.ndarray, count: int) -> np.ndarray:
+    """The smallest number that each of `count` numbers is connected with by E edges: roots are hooked to smaller
+    neighbouring roots and paths made short, until no edge joins two roots."""
+    label = np.arange(count)
+    while len(one_E):
+        low, high = np.minimum(label[one_E], label[other_E]), np.maximum(label[one_E], label[other_E])
+        np.minimum.at(label, high, low)
+        while not np.array_equal(shorter := label[label], label):
+            label = shorter
+        apart = label[one_E] != label[other_E]
+        one_E, other_E = one_E[apart], other_E[apart]
+    return label

@@ -1,55 +1,56 @@
 """The split ledger: which group and split every speaker and every content ever seen belongs to. Rows are only added.
 
-A member is ("speaker", "corpus/name") or ("digest", 32 hex digits). A group is named by the hash of its first speakers'
-names, so that the same corpus gives the same groups in any home and in any order.
+A member is of kind "speaker" ("corpus/name") or "digest" (32 hex digits). A group is named by the hash of its first
+speakers' names, so that the same corpus gives the same groups in any home and in any order.
 """
 
 import contextlib
 import fcntl
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import xxhash
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import make_folder, read_parquet, write_parquet
 
-SCHEMA = {"kind": pl.String, "member": pl.String, "group": pl.String, "split": pl.String}
+TRAIN = "train"
+SIDES = (TRAIN, "val", "test")
 
-Member = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Place:
-    group: str
-    split: str
+SCHEMA = {"kind": pl.Enum(["speaker", "digest"]), "member": pl.String, "group": pl.String, "split": pl.Enum(SIDES)}
 
 
 @dataclass
 class Ledger:
-    """`places` of all members; `added` are those that are not on the disk yet."""
+    """`rows` of all members; those from `saved` on are not on the disk yet."""
 
     file: Path
-    places: dict[Member, Place] = field(default_factory=dict)
-    added: dict[Member, Place] = field(default_factory=dict)
+    rows: pl.DataFrame
+    saved: int
 
-    def place(self, member: Member) -> Place | None:
-        return self.places.get(member)
+    def places(self, kind: str) -> pl.DataFrame:
+        """member, group, split of all speakers or of all digests."""
+        return self.rows.filter(pl.col("kind") == kind).select("member", "group", "split")
 
-    def add(self, member: Member, place: Place) -> None:
-        assert member not in self.places, f"{member} has its place already"
-        self.places[member] = self.added[member] = place
+    def add(self, kind: str, places: pl.DataFrame) -> None:
+        """Append `places` (member, group, split) of members that have none yet."""
+        new = places.select(pl.lit(kind).alias("kind"), "member", "group", "split").cast(SCHEMA)
+        self.rows = pl.concat([self.rows, new])
+
+    def added_groups(self) -> int:
+        """The number of groups that are not on the disk yet."""
+        old, new = (rows["group"].unique() for rows in (self.rows[: self.saved], self.rows[self.saved :]))
+        return len(new) - new.is_in(old.implode()).sum()
 
     def save(self) -> None:
-        """Append what was added, in the order of its addition; nothing is written when nothing was added."""
-        if not self.added:
+        """Append what was added; nothing is written when nothing was added."""
+        if len(self.rows) == self.saved:
             return
-        rows = [(kind, member, place.group, place.split) for (kind, member), place in self.added.items()]
-        new = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-        write_parquet(self.file, pl.concat([_read(self.file), new]).to_arrow())
-        self.added = {}
+        assert not self.rows.select(pl.struct("kind", "member").is_duplicated().any()).item(), "a member has two places"
+        texts = {name: pl.String for name in SCHEMA}
+        write_parquet(self.file, self.rows.cast(texts).to_arrow())
+        self.saved = len(self.rows)
 
 
 def ledger_file(home: Path) -> Path:
@@ -58,14 +59,10 @@ def ledger_file(home: Path) -> Path:
 
 def load_ledger(home: Path) -> Ledger:
     file = ledger_file(home)
-    places: dict[tuple[str, str], Place] = {}  # one object per group, not per member
-    return Ledger(
-        file,
-        {
-            (kind, member): places.setdefault((group, split), Place(group, split))
-            for kind, member, group, split in _read(file).iter_rows()
-        },
-    )
+    rows = pl.DataFrame(schema=SCHEMA)
+    if file.exists():
+        rows = pl.DataFrame(pl.from_arrow(read_parquet(file))).select(*SCHEMA).cast(SCHEMA)
+    return Ledger(file, rows, len(rows))
 
 
 @contextlib.contextmanager
@@ -81,15 +78,3 @@ def locked(home: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def group_name(members: list[Member]) -> str:
-    """Smallest xxh3_128 of the speakers' names: unchanged by new files and, mostly, by new members; also the order in
-    which groups are offered to the splits."""
-    return min(xxhash.xxh3_128_hexdigest(name.encode()) for kind, name in members if kind == "speaker")
-
-
-def _read(file: Path) -> pl.DataFrame:
-    if not file.exists():
-        return pl.DataFrame(schema=SCHEMA)
-    return pl.DataFrame(pl.from_arrow(read_parquet(file))).cast(SCHEMA)

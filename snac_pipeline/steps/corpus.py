@@ -2,9 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from snac_pipeline.corpus import Corpus, manifest_version, read_manifest, scan, update_splits
+from snac_pipeline.corpus import (
+    Corpus,
+    manifest_version,
+    read_manifest,
+    read_utterances,
+    scan,
+    update_splits,
+    write_folders,
+)
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
 
@@ -32,11 +41,26 @@ def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEv
 def split_corpora(settings: Settings) -> dict[str, Any]:
     """Give every speaker of every corpus a side; those that have one keep it."""
     manifest = read_manifest(settings.home, list(settings.corpora))
-    figures = asdict(update_splits(manifest, settings.home, {"val": settings.split.val}))
+    shares = {"val": settings.split.val, "test": settings.split.test}
+    sides = {name: corpus.split for name, corpus in settings.corpora.items() if corpus.split is not None}
+    figures = asdict(update_splits(manifest, settings.home, shares, sides))
     counts, hours = figures.pop("utterances"), figures.pop("hours")
+    names = ["train", "val", *(["test"] if settings.split.test or "test" in counts else [])]
     return {
-        **{name: counts.get(name, 0) for name in ("train", "val")},
-        **{f"{name}_hours": hours.get(name, 0.0) for name in ("train", "val")},
+        **{name: counts.get(name, 0) for name in names},
+        **{f"{name}_hours": hours.get(name, 0.0) for name in names},
         "manifest": manifest_version(manifest),
         **figures,
     }
+
+
+def export_splits(settings: Settings, folder: Path, copy: bool, on_event: OnEvent) -> dict[str, Any]:
+    """Write the splits as folders `train/`, `val/` and, where there is one, `test/`."""
+
+    def progress(done: int, total: int) -> None:
+        if done % max(1, total // 100) == 0:
+            on_event({"message": f"{done}/{total} files written", "fraction": done / total})
+
+    utterances = read_utterances(settings.home, list(settings.corpora))
+    report = asdict(write_folders(utterances, folder, copy=copy, progress=progress))
+    return {"folder": str(report.pop("folder")), **report}

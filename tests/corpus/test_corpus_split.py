@@ -211,13 +211,114 @@ def test_writers_at_once_lose_nothing(home):
     assert report.new_groups == 0
 
 
+def test_a_test_share_asked_for_later_takes_new_speakers_only(home):
+    files = speakers(100)
+    update_splits(manifest_of(files), home)
+    before = sides(home)
+    with pytest.raises(PipelineError, match=r"nothing is left for test.*groups never move: add speakers"):
+        update_splits(manifest_of(files), home, {"val": 0.05, "test": 0.1})
+    assert sides(home) == before
+    files += speakers(100, first=100)
+    report = update_splits(manifest_of(files), home, {"val": 0.05, "test": 0.1})
+    assert before.items() < sides(home).items()
+    assert report.utterances["test"] == pytest.approx(40, abs=2) and report.nothing_left_for == {}
+
+
+def test_a_corpus_that_has_no_group_for_a_split_is_named(home):
+    files = speakers(40, corpus="old")
+    update_splits(manifest_of(files), home)
+    files += speakers(40, corpus="new") + speakers(1, corpus="one")
+    report = update_splits(manifest_of(files), home, {"val": 0.05, "test": 0.1})
+    assert report.nothing_left_for == {"val": ["one"], "test": ["old", "one"]}
+
+
+# Corpora whose side is given ------------------------------------------------------------------------------------------
+
+READY = {"made-train": "train", "made-val": "val"}
+
+
+def ready_made(shared: int = 0):
+    """Ten speakers to train on, four of the same names held out; the first recordings of `shared` of these are the
+    same ones."""
+    train, val = speakers(10, corpus="made-train"), speakers(4, corpus="made-val")
+    copies = [(f"copy{n}.wav", f"s{n}", train[2 * n][2], 5.0, "made-val") for n in range(shared)]
+    return train + val + copies
+
+
+def test_a_corpus_whose_side_is_given_is_on_it_and_counts_speakers_that_leak(home):
+    report = update_splits(manifest_of(ready_made()), home, sides=READY)
+    assert report.utterances == {"train": 20, "val": 8}
+    assert (report.quarantined, report.speakers_on_both_sides, report.nothing_left_for) == (0, 4, {})
+    found = read_splits(home).group_by("corpus").agg(pl.col("split").unique())
+    assert {corpus: set(splits) for corpus, splits in found.iter_rows()} == {
+        "made-train": {"train"},
+        "made-val": {"val"},
+    }
+
+
+def test_equal_content_of_two_given_sides_stays_in_train_and_the_other_file_is_set_aside(home):
+    files = ready_made(shared=3)
+    report = update_splits(manifest_of(files), home, sides=READY)
+    assert report.utterances == {"train": 20, "val": 8} and report.quarantined == 3
+    refused = read_quarantine(home, list(READY))
+    assert set(refused["path"]) == {"copy0.wav", "copy1.wav", "copy2.wav"}
+    assert set(refused["reason"]) == {"this content is in train, and its corpus is all of val"}
+
+
+def test_a_given_side_is_stronger_than_the_speakers_of_other_corpora(home):
+    """Most of s0's files are held out in the ready-made folder; the one that is trained on there stays there."""
+    given = ready_made()
+    other = [(f"{n}.wav", "s0", content, 5.0, "other") for n, (_, _, content, *_) in enumerate(given[19:24])]
+    other += speakers(20, corpus="other", first=1)
+    report = update_splits(manifest_of(given + other), home, sides=READY)
+    assert report.utterances["train"] + report.utterances["val"] == 28 + 40 and report.quarantined == 1
+    assert dict(read_splits(home).filter(corpus="made-train").group_by("split").len().iter_rows()) == {"train": 20}
+
+
+def test_new_files_of_a_given_corpus_are_on_its_side_for_good(home):
+    update_splits(manifest_of(ready_made()), home, sides=READY)
+    before = sides(home)
+    more = ready_made() + speakers(3, corpus="made-val", first=50)
+    assert update_splits(manifest_of(more), home, sides=READY).utterances == {"train": 20, "val": 14}
+    assert before.items() < sides(home).items()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"made-train": "val", "made-val": "val"}, {"made-train": "train", "made-val": "test"}, READY | {"other": "val"}],
+)
+def test_another_side_than_the_ledger_has_is_refused(home, changed):
+    files = manifest_of(ready_made() + speakers(20, corpus="other"))
+    update_splits(files, home, sides=READY)
+    before = sides(home)
+    with pytest.raises(PipelineError, match=r"corpus .* is all of .*no file ever changes side; set `split` back"):
+        update_splits(files, home, sides=changed)
+    assert sides(home) == before
+
+
+def test_folders_with_the_same_recordings_cannot_be_both_sides(home):
+    files = speakers(5, corpus="made-train") + [(*row[:4], "made-val") for row in speakers(5, corpus="made-train")]
+    with pytest.raises(PipelineError, match=r"made-val is all of val.*all of its recordings are in other splits"):
+        update_splits(manifest_of(files), home, sides=READY)
+
+
+def test_sides_that_leave_a_split_empty_say_so(home):
+    with pytest.raises(PipelineError, match=r"nothing is left for val.*every corpus has a side of its own"):
+        update_splits(manifest_of(speakers(9)), home, sides={"made": "train"})
+
+
+# Properties -----------------------------------------------------------------------------------------------------------
+
+CORPORA = ["x", "y", "z-train", "z-val"]
+GIVEN = {"z-train": "train", "z-val": "val"}
+
 files_of_a_corpus = st.lists(
     st.tuples(
         st.integers(0, 60).map("{}.wav".format),
         st.integers(0, 14).map("s{}".format),
         st.integers(0, 60),
         st.sampled_from([1.0, 2.0, 9.0]),
-        st.sampled_from(["x", "y"]),
+        st.sampled_from(CORPORA),
     ),
     min_size=1,
     max_size=60,
@@ -225,16 +326,17 @@ files_of_a_corpus = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(files_of_a_corpus, min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(files_of_a_corpus, st.sampled_from([0.0, 0.3])), min_size=1, max_size=4))
 def test_whatever_is_added_or_changed_nothing_moves_and_no_side_shares_a_speaker_or_a_content(history):
-    """Each step is any corpus at all: added, deleted, renamed, edited, duplicated files and corrected speakers."""
+    """Each step is any corpus at all: added, deleted, renamed, edited, duplicated files and corrected speakers; a test
+    share asked for or not; two corpora whose side is given."""
     with TemporaryDirectory() as folder:
-        home, seen = Path(folder), {}
-        for files in history:
+        home, seen, ledger = Path(folder), {}, pl.DataFrame()
+        for files, test in history:
             manifest = manifest_of(files)
             try:
-                report = update_splits(manifest, home)
+                report = update_splits(manifest, home, {"val": 0.05, "test": test}, GIVEN)
             except PipelineError:
                 continue  # nothing to validate on: nothing was written
             kept = usable(manifest, home)
@@ -244,6 +346,47 @@ def test_whatever_is_added_or_changed_nothing_moves_and_no_side_shares_a_speaker
             for corpus, speaker, split in kept.select("corpus", "speaker", "split").iter_rows():
                 by_speaker[corpus, speaker].add(split)
             assert all(len(splits) == 1 for splits in by_speaker.values())
+            assert all(set(kept.filter(corpus=corpus)["split"]) <= {side} for corpus, side in GIVEN.items())
+            refused = read_quarantine(home, CORPORA)
+            assert len(refused) == report.quarantined and refused["reason"].null_count() == 0
+            grown = pl.read_parquet(home / "splits" / "ledger.parquet")
+            assert grown.head(len(ledger)).equals(ledger) or ledger.is_empty()  # rows are only added
+            assert not grown.select(pl.struct("kind", "member").is_duplicated().any()).item()
+            ledger = grown
+
+
+new_speakers = st.lists(
+    st.tuples(st.sampled_from(["x", "y"]), st.lists(st.integers(10, 100), min_size=1, max_size=6)), max_size=30
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(new_speakers, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_every_stratum_holds_its_shares_to_within_one_group_in_whatever_order_speakers_come(steps, random):
+    """Of any two splits that are asked for, none lacks more than its largest group, nor takes more than twice its share
+    and one group."""
+    shares = {"val": 0.1, "test": 0.1}
+    with TemporaryDirectory() as folder:
+        home, files = Path(folder), speakers(20, corpus="x") + speakers(20, corpus="y")
+        update_splits(manifest_of(files), home, shares)
+        for step, added in enumerate(steps):
+            for who, (corpus, durations) in enumerate(added):
+                name = f"new{step}-{who}"
+                files += [
+                    (f"{name}/{n}.wav", name, len(files) + n + 1, seconds / 10, corpus)
+                    for n, seconds in enumerate(durations)
+                ]
+            random.shuffle(files)
+            update_splits(manifest_of(files), home, shares)
+        manifest = manifest_of(files).unique("digest")
+        placed = manifest.join(read_splits(home).select("digest", "split", "group"), on="digest")
+        groups = placed.group_by("corpus", "group", "split").agg(pl.col("duration").sum())
+        for corpus in ("x", "y"):
+            mine = groups.filter(corpus=corpus)
+            total, largest = mine["duration"].sum(), mine["duration"].max()
+            for split, share in shares.items():
+                held = mine.filter(split=split)["duration"].sum()
+                assert share * total - largest <= held <= 2 * share * total + largest
 
 
 def test_scanned_files_keep_their_side_through_touch_rename_edit_delete_and_copy(tmp_path):

@@ -2,6 +2,9 @@
 
 In: windows of files. Out: their audio, in order, in memory that readers and encoder share. How much is read ahead is
 bounded: two windows for each reader. Imports no torch: a reader starts in half a second.
+
+Shared memory and not arrays through a pipe: unpickling gave the encoder's process 13,000 s of audio for a second of its
+CPU, a third of it at the pace of a GPU; shared, 270,000. Reading itself (hash, flac at 48 kHz, resampling) gives 2,000.
 """
 
 import mmap

@@ -42,7 +42,7 @@ def test_an_utterance_on_which_workers_hang_is_set_aside_and_all_others_are_cach
     shutil.move(file, tmp_path / "kept.wav")
     os.mkfifo(file)
     [poisonous] = utterances.filter(utterances["duration"] == 0.5)["digest"]
-    options = {"engine": "local", "part_utterances": 2, "hang_seconds": 1.5}
+    options = {"engine": "local", "part_utterances": 2, "hang_seconds": 4.0}
 
     with pytest.raises(PipelineError, match=rf"1 utterances could not .*{file}.*hung.* other 2 are cached.*--retry-qu"):
         made.cache(codec, utterances, home, **options)

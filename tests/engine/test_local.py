@@ -65,13 +65,13 @@ def test_no_more_processes_are_started_than_there_are_parts(tmp_path):
     [
         ("dies", "was killed by SIGKILL, often for want of memory"),
         ("exits", "ended with exit status 3"),
-        ("hangs", "hung: it said nothing for 1 s"),
+        ("hangs", "hung: it said nothing for 2 s"),
         ("raises", "RuntimeError: raises-once cannot be done"),
     ],
 )
 def test_a_worker_that_fails_costs_its_part_only_which_is_tried_again(tmp_path, fate, words):
     parts = [["x1", f"{fate}-once", "x2"], *([f"y{i}"] for i in range(6))]
-    events = run(tmp_path, parts, hang_seconds=1.0)
+    events = run(tmp_path, parts, hang_seconds=2.0)
     assert committed(tmp_path) == {item for part in parts for item in part}
     [reason] = failures(events)
     assert words in reason

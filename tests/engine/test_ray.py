@@ -62,7 +62,7 @@ def test_parts_are_done_by_actors_of_both_nodes(run, tmp_path):
 @pytest.mark.parametrize(("fate", "words"), [("dies", "its actor died"), ("hangs", "its actor hung")])
 def test_an_actor_that_fails_costs_its_part_only_which_is_tried_again(run, tmp_path, fate, words):
     parts = [["x1", f"{fate}-once", "x2"], *([f"y{i}"] for i in range(4))]
-    events = run(parts, hang_seconds=3.0)
+    events = run(parts, hang_seconds=5.0)
     [reason] = [event.reason for event in events if isinstance(event, Failed)]
     assert words in reason
     assert committed(tmp_path) == {item for part in parts for item in part}

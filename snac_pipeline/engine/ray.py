@@ -38,7 +38,7 @@ def connect(address: str | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, include_dashboard=None if address else False, logging_level="warning")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises bare ones too
         raise PipelineError(
             f"no Ray cluster answers at {address or 'this machine'} ({error}); start one with `ray start --head` and "
             "give its address as `caching.ray_address`"

@@ -137,7 +137,8 @@ def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) ->
 def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.codes import cache
 
-    return cache(settings, options.corpus or list(settings.corpora), options.verify, on_event)
+    corpora = options.corpus or list(settings.corpora)
+    return cache(settings, corpora, options.verify, on_event, retry_quarantined=options.retry_quarantined)
 
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -252,10 +253,18 @@ def _parser() -> argparse.ArgumentParser:
     split.set_defaults(wrong_use=split.error)
     info = add("info", _info, "describe a codec", "  snac-pipeline info\n  snac-pipeline info examples/base_codec")
     info.add_argument("codec", nargs="?", help="a folder or a hub id; the base codec of the settings when absent")
-    cache = add("cache", _cache, "encode what is not encoded yet", "  snac-pipeline cache")
+    cache = add(
+        "cache",
+        _cache,
+        "encode what is not encoded yet",
+        "  snac-pipeline cache\n  snac-pipeline cache --retry-quarantined",
+    )
     add_corpora(cache)
     cache.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not encode a sample again to compare"
+    )
+    cache.add_argument(
+        "--retry-quarantined", action="store_true", help="try again the utterances that no worker survived"
     )
     codes = add(
         "codes",

@@ -104,13 +104,22 @@ class CachingSettings(Section):
     """How utterances are encoded. None of these changes a code."""
 
     processes: int = pydantic.Field(0, ge=0)
-    """Worker processes; 0: one per GPU, or one per two CPU cores."""
+    """Worker processes; 0: one per GPU, or one per two CPU cores (with Ray: per core)."""
     batch_seconds: float = pydantic.Field(60.0, gt=0)
     """Audio seconds that are encoded at once at most; bounds memory."""
     part_utterances: int = pydantic.Field(2000, ge=1)
     """Utterances in one parquet part at most; what a crash can cost."""
     verify: int = pydantic.Field(64, ge=0)
     """Utterances of every run that are encoded again alone and compared."""
+    engine: Literal["local", "ray", "inline"] = "local"
+    """Where: processes of this machine; a Ray cluster, which needs the extra `ray`; or, for debugging, the command's
+    own process, which a crash ends."""
+    ray_address: str | None = None
+    """The Ray cluster's head, host:port; null: the one started here by `ray start`, else one of this machine alone."""
+    readers: int = pydantic.Field(0, ge=0)
+    """Processes that decode ahead for each worker; 0: a GPU's share of the cores, none on a CPU."""
+    hang_seconds: float = pydantic.Field(300.0, gt=0)
+    """A worker that has not finished a batch for so long is taken for hung: it is killed and its part tried again."""
 
 
 class DecoderSettings(Section):

@@ -1,44 +1,142 @@
 """The code cache: what is missing is encoded, part by part; what is there is never encoded again.
 
-In: the utterances of some corpora and a codec folder. Out: parts on disk and a report. What is to do is always derived
-from the parts themselves, so that a run that was killed loses at most the parts it was writing.
+In: the utterances of some corpora and a codec folder. Out: parts on disk and a report. What is to do, and whether it
+was done, is always derived from the parts themselves, never from what a worker said: a run that was killed loses at
+most the parts it was writing. An utterance that no worker survives is set aside, by name, in the folder's quarantine.
 """
 
 import contextlib
 import math
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 
-from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.encode import Recording, batches, encode_recordings, recordings
+from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codes.encode import Recording, Window, encode_in_memory, plan_windows, recordings, window_samples
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
-from snac_pipeline.codes.parts import cached_digests, codes_folder, prepare_folder, write_part
+from snac_pipeline.codes.parts import (
+    QUARANTINE,
+    cached_digests,
+    codes_folder,
+    encode_quarantine,
+    prepare_folder,
+    write_encode_quarantine,
+    write_part,
+)
+from snac_pipeline.codes.reading import InlineReader, Read, Readers
 from snac_pipeline.codes.verify import compare_sample
-from snac_pipeline.corpus import UnreadableAudio
-from snac_pipeline.engine.local import run_parts
+from snac_pipeline.engine import attempts
+from snac_pipeline.engine.devices import find_devices, readers_for
+from snac_pipeline.engine.local import InlinePool, LocalPool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
 from snac_pipeline.settings import CachingSettings
 
 OnEvent = Callable[[dict[str, Any]], None]
 
+SECONDS_PER_EVENT = 1.0
+"""Between two events of progress inside of parts."""
+
+
+class Progress(NamedTuple):
+    """How far an attempt at a part is."""
+
+    utterances: int = 0
+    audio_seconds: float = 0.0
+
 
 @dataclass(frozen=True)
 class PartResult:
     """What encoding one part gave."""
 
-    digests: list[str]
+    utterances: int
     audio_seconds: float
-    unreadable: list[str]
-    """One sentence for each file that could not be read or is not what was scanned."""
+    unreadable: dict[str, str]
+    """By digest, one sentence for each file that could not be read or is not what was scanned."""
+    seconds: float
+    """What it took."""
+    waited: float
+    """Seconds of that in which the device waited for audio."""
+
+
+@dataclass
+class _Run:
+    """What a run has come to: the one place that its figures and its progress are taken from."""
+
+    total: int
+    total_seconds: float
+    started: float = field(default_factory=time.monotonic)
+    utterances: int = 0
+    audio_seconds: float = 0.0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    poisonous: list[attempts.Poisonous] = field(default_factory=list)
+    failed_attempts: int = 0
+    worked: float = 0.0
+    waited: float = 0.0
+    under_way: dict[int, Progress] = field(default_factory=dict)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the workers' time in which their devices waited for audio."""
+        return self.waited / self.worked if self.worked else 0.0
+
+    def take(self, event: attempts.Beat | attempts.Done | attempts.Failed | attempts.Poisonous) -> None:
+        match event:
+            case attempts.Beat(number, news):
+                self.under_way[number] = news
+            case attempts.Failed(number, _, _):
+                self.under_way.pop(number, None)
+                self.failed_attempts += 1
+            case attempts.Poisonous():
+                self.poisonous.append(event)
+            case attempts.Done(number, result):
+                self.under_way.pop(number, None)
+                self.utterances += result.utterances
+                self.audio_seconds += result.audio_seconds
+                self.unreadable |= result.unreadable
+                self.worked += result.seconds
+                self.waited += result.waited
+
+    def progress(self) -> dict[str, Any]:
+        """The figures so far, those of parts under way included."""
+        done = self.utterances + sum(part.utterances for part in self.under_way.values())
+        seconds = self.audio_seconds + sum(part.audio_seconds for part in self.under_way.values())
+        rate = seconds / max(1e-9, time.monotonic() - self.started)
+        left = max(0.0, self.total_seconds - seconds) / rate if rate else None
+        failures = {
+            "unreadable": len(self.unreadable),
+            "set aside": len(self.poisonous),
+            "failed attempts": self.failed_attempts,
+        }
+        words = [
+            f"{done}/{self.total} utterances",
+            f"{seconds / 3600:.2f} of {self.total_seconds / 3600:.2f} h",
+            f"{rate:.0f}x real time",
+            *([f"{left:.0f} s left"] if left is not None else []),
+            *([f"waiting for audio {self.wait_share:.0%}"] if self.worked else []),
+            *(f"{count} {name}" for name, count in failures.items() if count),
+        ]
+        return {
+            "message": ", ".join(words),
+            "done": done,
+            "total": self.total,
+            "fraction": done / max(1, self.total),
+            "hours": seconds / 3600,
+            "total_hours": self.total_seconds / 3600,
+            "real_time_factor": rate,
+            "seconds_left": left,
+            "wait_share": self.wait_share,
+            "failures": sum(failures.values()),
+            **{name.replace(" ", "_"): count for name, count in failures.items()},
+        }
 
 
 def cache_codes(
@@ -48,58 +146,153 @@ def cache_codes(
     options: CachingSettings,
     devices: list[str],
     on_event: OnEvent,
+    *,
+    retry_quarantined: bool = False,
 ) -> dict[str, Any]:
     """Encode the utterances whose codes are missing; returns the run's figures.
 
-    utterances: corpus.read_utterances. Raises PipelineError when files could not be read or have changed since the scan
-    (everything else is then cached, and the message names them), or when sampled codes are not those of encoding alone.
+    utterances: corpus.read_utterances. devices: one for each worker. retry_quarantined: try again what earlier runs set
+    aside. Raises PipelineError, when everything else is cached, naming files that could not be read or have changed
+    since the scan, and utterances that no worker survived (set aside now, so that the next run succeeds without them);
+    and when sampled codes are not those of encoding alone.
     """
     started = time.monotonic()
     model = SNAC.from_pretrained(codec)
     spec, fingerprint = model.spec, encoder_fingerprint(model)
     folder = codes_folder(home, fingerprint)
     prepare_folder(folder, encoder_identity(model))
-    there = cached_digests(folder)
-    missing = recordings(utterances.filter(~pl.col("digest").is_in(list(there))), spec)
+    if retry_quarantined:
+        _forget_quarantined(folder, utterances)
+    aside = encode_quarantine(folder)["digest"]
+    wanted = utterances.filter(~pl.col("digest").is_in(aside.implode()))
+    missing = recordings(_without_codes(folder, wanted), spec)
     parts = plan_parts(missing, options.part_utterances, workers=len(devices))
-    total = sum(item.num_samples for item in missing) / spec.sampling_rate
-    on_event({"message": f"{len(missing)} utterances to encode, {len(utterances) - len(missing)} cached already"})
+    run = _Run(len(missing), sum(item.num_samples for item in missing) / spec.sampling_rate)
+    on_event({"message": _first_words(len(missing), len(wanted), len(utterances))})
+    if parts:
+        _encode(codec, folder, spec, parts, options, devices, run, on_event)
 
-    encoded, unreadable, seconds = [], [], 0.0
-    work = partial(encode_part, codec, folder, options.batch_seconds)
-    with contextlib.closing(run_parts(work, parts, devices)) as results:
-        for result in results:
-            encoded += result.digests
-            unreadable += result.unreadable
-            seconds += result.audio_seconds
-            on_event(_progress(len(encoded), len(missing), seconds, total, time.monotonic() - started, len(unreadable)))
+    left = set(_without_codes(folder, wanted)["digest"])
+    encoded = [item.digest for item in missing if item.digest not in left]
+    device = devices[0] if options.engine != "ray" else find_devices()[0]
     verified = compare_sample(
-        model.to(devices[0]), folder, utterances, encoded, options.verify, batch_seconds=options.batch_seconds
+        model.to(device), folder, wanted, encoded, options.verify, batch_seconds=options.batch_seconds
     )
+    _raise_what_is_wrong(folder, run, encoded, left, verified)
+    elapsed = time.monotonic() - started
+    return {
+        "fingerprint": fingerprint,
+        "folder": str(folder),
+        "utterances": len(wanted),
+        "encoded": len(encoded),
+        "already": len(wanted) - len(missing),
+        "quarantined": len(utterances) - len(wanted),
+        "parts": len(parts),
+        "hours": float(wanted["duration"].sum()) / 3600,
+        "verified": verified,
+        "real_time_factor": run.audio_seconds / elapsed,
+        "wait_share": run.wait_share,
+        "failed_attempts": run.failed_attempts,
+        "seconds": elapsed,
+        "corpora": _per_corpus(utterances, set(encoded), set(aside), fingerprint),
+    }
+
+
+def _encode(
+    codec: Path,
+    folder: Path,
+    spec: CodecSpec,
+    parts: list[list[Recording]],
+    options: CachingSettings,
+    devices: list[str],
+    run: _Run,
+    on_event: OnEvent,
+) -> None:
+    """Have all parts encoded; `run` and the quarantine say what came of them."""
+    readers = options.readers or _readers_for(options, devices)
+    work = partial(encode_part, codec, folder, options.batch_seconds, readers)
+    prepare = partial(_prepare, codec, options.batch_seconds, readers)
+    told = 0.0
+    with contextlib.closing(_open_pool(work, prepare, options, devices)) as pool:
+        for event in attempts.run_parts(pool, parts):
+            run.take(event)
+            if isinstance(event, attempts.Failed):
+                on_event({"message": f"an attempt at a part failed: {event.reason}"})
+            if isinstance(event, attempts.Poisonous):
+                _quarantine(folder, event)
+            if not isinstance(event, attempts.Beat) or time.monotonic() - told >= SECONDS_PER_EVENT:
+                told = time.monotonic()
+                on_event(run.progress())
+
+
+def _open_pool(
+    work: attempts.Work, prepare: Callable[[str], None], options: CachingSettings, devices: list[str]
+) -> attempts.Pool:
+    if options.engine == "inline":
+        return InlinePool(work, devices[0])
+    if options.engine == "ray":
+        from snac_pipeline.engine.ray import RayPool
+
+        return RayPool(work, devices, options.hang_seconds, prepare)
+    return LocalPool(work, devices, options.hang_seconds, prepare)
+
+
+def _readers_for(options: CachingSettings, devices: list[str]) -> int:
+    if options.engine == "ray":
+        from snac_pipeline.engine.ray import cluster_cores
+
+        return readers_for(devices, cluster_cores())
+    return readers_for(devices, os.cpu_count() or 1)
+
+
+def _without_codes(folder: Path, utterances: pl.DataFrame) -> pl.DataFrame:
+    return utterances.filter(~pl.col("digest").is_in(list(cached_digests(folder))))
+
+
+def _quarantine(folder: Path, event: attempts.Poisonous) -> None:
+    row = {"digest": event.item.digest, "file": event.item.file, "reason": event.reason, "stage": "encode"}
+    known = encode_quarantine(folder).filter(pl.col("digest") != event.item.digest)
+    write_encode_quarantine(folder, pl.concat([known, pl.DataFrame([row], schema=QUARANTINE)]))
+
+
+def _forget_quarantined(folder: Path, utterances: pl.DataFrame) -> None:
+    known = encode_quarantine(folder)
+    kept = known.filter(~pl.col("digest").is_in(utterances["digest"].implode()))
+    if len(kept) < len(known):
+        write_encode_quarantine(folder, kept)
+
+
+def _first_words(missing: int, wanted: int, utterances: int) -> str:
+    words = f"{missing} utterances to encode, {wanted - missing} cached already"
+    if aside := utterances - wanted:
+        words += f", {aside} left out: no worker survived them (`snac-pipeline cache --retry-quarantined` tries again)"
+    return words
+
+
+def _raise_what_is_wrong(folder: Path, run: _Run, encoded: list[str], left: set[str], verified: dict[str, Any]) -> None:
+    """PipelineError unless sampled codes are exact and storage holds everything that was to be encoded."""
     if not verified["exact"]:
         raise PipelineError(
             f"{verified['mismatched']} of {verified['tokens']} sampled tokens in {folder} differ from encoding their "
             "utterances alone; the cache is not this codec's on this machine: move the folder away and cache again"
         )
-    if unreadable:
+    cached = f"the other {len(encoded)} are cached"
+    if run.poisonous:
+        named = "; ".join(f"{event.item.file}: {event.reason}" for event in run.poisonous[:5])
         raise PipelineError(
-            f"{len(unreadable)} files are no longer what was scanned: {'; '.join(unreadable[:5])}; the other "
-            f"{len(encoded)} are cached; run `scan` again, then `cache`"
+            f"{len(run.poisonous)} utterances could not be encoded and are set aside: {named}; {cached}. The next run "
+            "leaves them out; `snac-pipeline cache --retry-quarantined` tries them again"
         )
-    elapsed = time.monotonic() - started
-    return {
-        "fingerprint": fingerprint,
-        "folder": str(folder),
-        "utterances": len(utterances),
-        "encoded": len(encoded),
-        "already": len(utterances) - len(missing),
-        "parts": len(parts),
-        "hours": float(utterances["duration"].sum()) / 3600,
-        "verified": verified,
-        "real_time_factor": seconds / elapsed,
-        "seconds": elapsed,
-        "corpora": _per_corpus(utterances, set(encoded), fingerprint),
-    }
+    if run.unreadable:
+        raise PipelineError(
+            f"{len(run.unreadable)} files are no longer what was scanned: "
+            f"{'; '.join(list(run.unreadable.values())[:5])}; {cached}; run `scan` again, then `cache`"
+        )
+    if left:
+        raise PipelineError(
+            f"{len(left)} utterances have no codes in {folder} although their parts were reported done, the first "
+            f"{min(left)}; {cached}: run `cache` again, and look at the disk if it stays so"
+        )
 
 
 def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[Recording]]:
@@ -112,38 +305,66 @@ def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
 
-def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Recording], device: str) -> PartResult:
-    """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written."""
+def encode_part(
+    codec: Path, folder: Path, batch_seconds: float, readers: int, part: list[Recording], device: str
+) -> Generator[Progress, None, PartResult]:
+    """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written.
+
+    Yields its progress after every batch. readers: processes that read ahead; 0: this one reads.
+    """
+    started, waited = time.monotonic(), 0.0
     model = _model(codec, device)
     spec = model.spec
-    done: list[Recording] = []
-    codes: list[list[np.ndarray]] = []
-    unreadable: list[str] = []
-    for batch in batches(part, spec, batch_seconds):
-        try:
-            codes += encode_recordings(model, batch, batch_seconds)
-            done += batch
-        except UnreadableAudio:
-            for item in batch:
-                try:
-                    codes += encode_recordings(model, [item], batch_seconds)
-                    done.append(item)
-                except UnreadableAudio as error:
-                    unreadable.append(str(error))
+    plan = list(plan_windows(part, spec, batch_seconds))
+    codes: dict[str, list[list[np.ndarray]]] = {item.digest: [[] for _ in range(spec.levels)] for item in part}
+    unreadable: dict[str, str] = {}
+    utterances, seconds = 0, 0.0
+    with _reading(readers, spec, batch_seconds) as reader, contextlib.closing(reader.read(_reads(plan, spec))) as read:
+        for window in plan:
+            asked = time.monotonic()
+            audio, errors = next(read)
+            waited += time.monotonic() - asked
+            unreadable |= {item.digest: e for item, e in zip(window.items, errors, strict=True) if e is not None}
+            good = [row for row, item in enumerate(window.items) if item.digest not in unreadable]
+            if good:
+                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good])
+                for k, (level, count) in enumerate(zip(levels, spec.tokens_per_frame, strict=True)):
+                    for row, tokens in zip(good, window.kept(level, count), strict=True):
+                        codes[window.items[row].digest][k].append(tokens)
+            utterances += len(good) if window.end == window.last else 0
+            seconds += len(good) * (window.end - window.start) * spec.frame_seconds
+            yield Progress(utterances, seconds)
+    done = [item for item in part if item.digest not in unreadable]
     if done:
         write_part(
             folder,
             [item.digest for item in done],
             [item.num_samples for item in done],
-            codes,
+            [[np.concatenate(level) for level in codes[item.digest]] for item in done],
             spec,
             {"torch": torch.__version__, "device": device, "fingerprint": folder.name},
         )
     seconds = sum(item.num_samples for item in done) / spec.sampling_rate
-    return PartResult([item.digest for item in done], seconds, unreadable)
+    return PartResult(len(done), seconds, unreadable, time.monotonic() - started, waited)
+
+
+def _reads(plan: list[Window], spec: CodecSpec) -> list[Read]:
+    return [
+        Read([(item.digest, item.file) for item in window.items], spec.samples(window.first),
+             spec.samples(window.last - window.first))
+        for window in plan
+    ]  # fmt: skip
 
 
 _models: dict[tuple[Path, str], SNAC] = {}
+_readers: dict[tuple[int, int, int], Readers] = {}
+
+
+def _prepare(codec: Path, batch_seconds: float, readers: int, device: str) -> None:
+    """What a worker has ready before its first part: the codec on its device, and its readers."""
+    spec = _model(codec, device).spec
+    with _reading(readers, spec, batch_seconds):
+        pass
 
 
 def _model(codec: Path, device: str) -> SNAC:
@@ -153,15 +374,35 @@ def _model(codec: Path, device: str) -> SNAC:
     return _models[codec, device]
 
 
-def _per_corpus(utterances: pl.DataFrame, encoded: set[str], fingerprint: str) -> dict[str, dict[str, Any]]:
+@contextlib.contextmanager
+def _reading(count: int, spec: CodecSpec, batch_seconds: float) -> Iterator[InlineReader | Readers]:
+    """Who reads: this process, or `count` others, which are kept for the next part unless this one fails."""
+    if not count:
+        yield InlineReader(spec.sampling_rate)
+        return
+    key = (count, window_samples(spec, batch_seconds), spec.sampling_rate)
+    if key not in _readers:
+        _readers[key] = Readers(*key)
+    try:
+        yield _readers[key]
+    except BaseException:
+        _readers.pop(key).close()
+        raise
+
+
+def _per_corpus(
+    utterances: pl.DataFrame, encoded: set[str], aside: set[str], fingerprint: str
+) -> dict[str, dict[str, Any]]:
     figures = {}
     for (name,), rows in utterances.group_by("corpus", maintain_order=True):
-        digests = rows["digest"].to_list()
+        cached = rows.filter(~pl.col("digest").is_in(list(aside)))
+        digests = cached["digest"].to_list()
         figures[name] = {
             "version": codes_version(digests, fingerprint),
-            "utterances": len(rows),
+            "utterances": len(cached),
             "encoded": len(encoded.intersection(digests)),
-            "hours": float(rows["duration"].sum()) / 3600,
+            "quarantined": len(rows) - len(cached),
+            "hours": float(cached["duration"].sum()) / 3600,
         }
     return figures
 
@@ -169,17 +410,3 @@ def _per_corpus(utterances: pl.DataFrame, encoded: set[str], fingerprint: str) -
 def codes_version(digests: list[str], fingerprint: str) -> str:
     """The data version of cached codes: a hash of which utterances and which encoder."""
     return value_digest([fingerprint, sorted(digests)])
-
-
-def _progress(done: int, total: int, seconds: float, total_seconds: float, elapsed: float, failed: int) -> dict:
-    rate = seconds / max(1e-9, elapsed)
-    left = (total_seconds - seconds) / max(1e-9, rate)
-    return {
-        "message": f"{done}/{total} utterances, {seconds / 3600:.2f} of {total_seconds / 3600:.2f} h, "
-        f"{rate:.0f}x real time, {left:.0f} s left" + (f", {failed} unreadable" if failed else ""),
-        "done": done,
-        "total": total,
-        "fraction": done / max(1, total),
-        "real_time_factor": rate,
-        "seconds_left": left,
-    }

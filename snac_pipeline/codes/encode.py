@@ -13,9 +13,6 @@ import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.corpus.audio import read_audio, resampled_length
-from snac_pipeline.corpus.naming import openable
-from snac_pipeline.corpus.probe import digest_of
-from snac_pipeline.corpus.sniffing import UnreadableAudio
 
 
 class Recording(NamedTuple):
@@ -50,16 +47,37 @@ def batches(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -
         yield batch
 
 
-def encode_recordings(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
-    """`encode_batch` of files that still are what was scanned; raises UnreadableAudio naming the first that is not.
+class Window(NamedTuple):
+    """What is read and encoded at once: recordings of one padded length whole, or a stretch of one long recording."""
 
-    A file edited after the scan would give its new codes to the old content's digest, for good. Hashing costs what
-    reading costs, and the decoder then reads from memory.
-    """
-    for item in batch:
-        if digest_of(openable(item.file)) != item.digest:
-            raise UnreadableAudio(item.file, "changed since the scan")
-    return encode_batch(model, batch, chunk_seconds)
+    items: list[Recording]
+    first: int
+    """Coarse frame of the recordings that the audio begins with."""
+    start: int
+    """The codes of coarse frames start..end are kept; the others are context."""
+    end: int
+    last: int
+
+    def kept(self, level: np.ndarray, tokens_per_frame: int) -> np.ndarray:
+        """Of a level's codes (B, n) of the window's audio those that are kept."""
+        return level[:, (self.start - self.first) * tokens_per_frame : (self.end - self.first) * tokens_per_frame]
+
+
+def plan_windows(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -> Iterator[Window]:
+    """How `items` are encoded, in the order of `batches`; a long recording's windows follow one another."""
+    chunk = spec.segment_frames(batch_seconds)
+    for batch in batches(items, spec, batch_seconds):
+        frames = spec.frames_for(batch[0].num_samples)
+        if frames > chunk and len(batch) == 1:
+            yield from (Window(batch, *stretch) for stretch in windows(spec, frames, chunk))
+        else:
+            yield Window(batch, 0, 0, frames, frames)
+
+
+def window_samples(spec: CodecSpec, batch_seconds: float) -> int:
+    """Samples of the largest window, all its recordings together."""
+    longest = spec.segment_frames(batch_seconds) + 2 * spec.encode_context
+    return max(spec.samples(longest), round(batch_seconds * spec.sampling_rate))
 
 
 def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
@@ -103,13 +121,56 @@ def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: i
     read(start, count) gives float32 audio from sample `start`, zeros after the end. frames: coarse frames of the whole
     recording. chunk: coarse frames at a time, whole units of spec.alignment.
     """
-    spec, context = model.spec, model.spec.encode_context
+    spec = model.spec
     pieces: list[list[np.ndarray]] = [[] for _ in range(spec.levels)]
-    for start in range(0, frames, chunk):
-        end = min(frames, start + chunk)
-        first, last = max(0, start - context), min(frames, end + context)
+    for first, start, end, last in windows(spec, frames, chunk):
         audio = read(spec.samples(first), spec.samples(last - first))
         for k, level in enumerate(encode_array(model, audio[None])):
             count = spec.tokens_per_frame[k]
             pieces[k].append(level[0, (start - first) * count : (end - first) * count])
     return [np.concatenate(level) for level in pieces]
+
+
+def windows(spec: CodecSpec, frames: int, chunk: int) -> Iterator[tuple[int, int, int, int]]:
+    """(first, start, end, last) in coarse frames, chunk by chunk: encode first..last, keep start..end.
+
+    All are whole units of spec.alignment where `frames` and `chunk` are.
+    """
+    context = spec.encode_context
+    for start in range(0, frames, chunk):
+        end = min(frames, start + chunk)
+        yield max(0, start - context), start, end, min(frames, end + context)
+
+
+def encode_in_memory(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
+    """As `encode_array`; what does not fit into the device's memory is encoded half by half, with the same codes.
+
+    Raises torch.OutOfMemoryError where one recording's stretch that is no longer than its context does not fit.
+    """
+    try:
+        return encode_array(model, audio_BT)
+    except torch.OutOfMemoryError:
+        halves = _halves(model.spec, audio_BT)
+        if halves is None:
+            raise
+    torch.cuda.empty_cache()  # out here, where the error holds the failed attempt's tensors no longer
+    counts, kept = model.spec.tokens_per_frame, []
+    for audio, start, end in halves:
+        levels = encode_in_memory(model, audio)
+        kept.append([level[:, start * n : end * n] for level, n in zip(levels, counts, strict=True)])
+    axis = 0 if len(audio_BT) > 1 else 1
+    return [np.concatenate(levels, axis=axis) for levels in zip(*kept, strict=True)]
+
+
+def _halves(spec: CodecSpec, audio_BT: np.ndarray) -> list[tuple[np.ndarray, int, int]] | None:
+    """Two smaller arrays and the coarse frames of each to keep; None where context would make them no smaller."""
+    batch, frames = len(audio_BT), audio_BT.shape[1] // spec.coarse_frame
+    if batch > 1:
+        return [(rows, 0, frames) for rows in (audio_BT[: batch // 2], audio_BT[batch // 2 :])]
+    chunk = -(-frames // (2 * spec.alignment)) * spec.alignment
+    if chunk + spec.encode_context >= frames:
+        return None
+    return [
+        (audio_BT[:, spec.samples(first) : spec.samples(last)], start - first, end - first)
+        for first, start, end, last in windows(spec, frames, chunk)
+    ]

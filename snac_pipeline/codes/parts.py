@@ -16,6 +16,9 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import make_folder, read_parquet, value_digest, write_json, write_parquet
 
 FINGERPRINT_FILE = "fingerprint.json"
+QUARANTINE_FILE = "quarantine.parquet"
+QUARANTINE = {"digest": pl.String, "file": pl.String, "reason": pl.String, "stage": pl.String}
+"""Columns of `encode_quarantine`."""
 
 
 def codes_folder(home: Path, fingerprint: str) -> Path:
@@ -91,6 +94,19 @@ def cached_digests(folder: Path) -> dict[str, Path]:
         for digest in read_parquet(file, columns=["digest"])["digest"].to_pylist():
             place.setdefault(digest, file)
     return place
+
+
+def encode_quarantine(folder: Path) -> pl.DataFrame:
+    """The utterances that could not be encoded: digest, file, reason, stage. Empty where there are none."""
+    file = folder / QUARANTINE_FILE
+    if not file.exists():
+        return pl.DataFrame(schema=QUARANTINE)
+    return pl.DataFrame(pl.from_arrow(read_parquet(file))).select(*QUARANTINE).cast(QUARANTINE)
+
+
+def write_encode_quarantine(folder: Path, rows: pl.DataFrame) -> None:
+    """Replace the folder's quarantine, atomically."""
+    write_parquet(folder / QUARANTINE_FILE, rows.select(*QUARANTINE).sort("digest").to_arrow())
 
 
 def read_codes(folder: Path, digests: Sequence[str]) -> pl.DataFrame:

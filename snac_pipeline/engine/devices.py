@@ -31,3 +31,12 @@ def worker_devices(devices: Sequence[str], processes: int) -> list[str]:
     """
     count = processes or (max(1, (os.cpu_count() or 1) // 2) if list(devices) == ["cpu"] else len(devices))
     return [devices[i % len(devices)] for i in range(count)]
+
+
+def readers_for(devices: Sequence[str], cores: int) -> int:
+    """Processes that read ahead for each worker: a GPU's share of the cores; none for a CPU.
+
+    One core reads about 2,000 s of flac a second: a GPU wants several times that; a CPU, which encodes 10, loses 1 %.
+    """
+    gpus = [device for device in devices if device != "cpu"]
+    return max(1, cores // len(gpus)) if gpus else 0

@@ -1,69 +1,193 @@
-"""Run "do one part" on every device of this machine: one spawned process per device, or right here for a single CPU.
+"""Attempts on this machine: a spawned process for each device, a pipe each, and a supervisor that listens to them.
 
-A part is whole when its function returns; what a part is, this module does not know. However a run ends, no worker
-outlives it: a worker asked to end unwinds what it is doing (temporary files go), one whose parent is gone is killed.
+A worker that dies, or says nothing for `hang_seconds`, costs the part that it was doing: it is killed and another is
+started. However a run ends, no worker outlives it: one asked to end unwinds what it is doing (temporary files go), one
+whose parent is gone is killed.
 """
 
 import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NoReturn, TypeVar
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
 
+from snac_pipeline.engine.attempts import Beat, Done, Failed, Part, Queue, Work, attempt
 from snac_pipeline.engine.child import die_with_parent
 from snac_pipeline.errors import PipelineError
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+START_SECONDS = 300.0
+"""What a worker may take to load its libraries and what `prepare` loads, perhaps from a slow disk."""
+STARTS = 3
+"""Failed starts in a row after which a device is given up."""
+GRACE_SECONDS = 5.0
+"""What a worker has to unwind in; below the 8 s that a step itself has."""
 
-_device = "cpu"
+_spawn = multiprocessing.get_context("spawn")
 
 
-def run_parts(work: Callable[[Part, str], Result], parts: Sequence[Part], devices: Sequence[str]) -> Iterator[Result]:
-    """Yield work(part, device) for every part, as they end, each device busy with one part at a time.
+@dataclass
+class Place:
+    """One worker's place: its device, and the process that works there at the moment."""
 
-    With one device the work is done in this process. `devices` may name one device several times: so many processes.
-    Raises what `work` raises; PipelineError when a process dies. Parts that were done stay done; on an interrupt, or
-    when the caller stops listening, those in progress are given up.
+    device: str
+    failed_starts: int = 0
+    process: BaseProcess | None = None
+    pipe: Connection | None = None
+    task: tuple[int, Part] | None = None
+    ready: bool = False
+    deadline: float = 0.0
+    """When a worker that has said nothing is taken for hung."""
+
+
+class LocalPool:
+    """A worker process for each entry of `devices`; one device may be there several times. See attempts.Pool.
+
+    prepare(device) is what a worker does before its first part; where it fails the worker could not be started.
     """
-    devices = devices[: max(1, len(parts))]
-    if len(devices) == 1:
-        for part in parts:
-            yield work(part, devices[0])
-        return
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    for device in devices:
-        queue.put(device)
-    pool = ProcessPoolExecutor(
-        len(devices), mp_context=context, initializer=_begin_worker, initargs=(queue, os.getpid())
-    )
-    try:
+
+    def __init__(
+        self,
+        work: Work,
+        devices: Sequence[str],
+        hang_seconds: float,
+        prepare: Callable[[str], object] | None = None,
+    ) -> None:
+        self.work, self.hang_seconds, self.prepare = work, hang_seconds, prepare
+        self.places = dict(enumerate(map(Place, devices)))
+        self.queue = Queue()
+        self.events: deque[Beat | Done | Failed] = deque()
+
+    def submit(self, number: int, part: Part, avoid: int | None = None) -> None:
+        self.queue.put(number, part, avoid)
+
+    def next(self) -> Beat | Done | Failed:
+        while not self.events:
+            self._hand_out()
+            self._listen()
+        self._hand_out()  # before the caller is told, who may be busy for a while
+        return self.events.popleft()
+
+    def close(self) -> None:
+        """Idle workers end as their pipe closes, the others as they are asked to; after the grace all are killed."""
+        running = [place for place in self.places.values() if place.process is not None]
+        try:
+            for place in running:
+                place.pipe.close()
+                if place.task is not None:
+                    place.process.terminate()
+            deadline = time.monotonic() + GRACE_SECONDS
+            for place in running:
+                place.process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for place in running:
+                _kill(place)
+
+    def _hand_out(self) -> None:
+        for index, place in self.places.items():
+            if place.task is None and (task := self.queue.take(index, alone=len(self.places) == 1)):
+                if place.process is None:
+                    self._start(place)
+                place.task = task
+                if place.ready:
+                    self._send(place)
+
+    def _send(self, place: Place) -> None:
+        """Only to a worker that waits for it: the pipe is smaller than a part."""
+        place.deadline = time.monotonic() + self.hang_seconds
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: `_listen` hears of it
+            place.pipe.send(place.task[1])
+
+    def _start(self, place: Place) -> None:
+        place.pipe, theirs = _spawn.Pipe()
+        arguments = (theirs, self.work, self.prepare, place.device, os.getpid())
+        # Not a daemon: it has processes of its own, which read ahead.
+        place.process = _spawn.Process(target=_worker, args=arguments, name=f"worker on {place.device}")
+        place.ready, place.deadline = False, time.monotonic() + START_SECONDS
         with _interrupts_held():
-            futures = [pool.submit(_work, work, part) for part in parts]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise PipelineError(
-            "a worker process died, often for want of memory; what was committed stays: run again, "
-            "with smaller `caching.batch_seconds` if it happens again"
-        ) from error
-    except Exception:
-        raise
-    except BaseException:  # an interrupt, or nobody listens any more
-        for worker in list((pool._processes or {}).values()):  # terminate_workers() from Python 3.14 on
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            place.process.start()
+        theirs.close()
+
+    def _listen(self) -> None:
+        """Until somebody says something, dies, or has been silent for too long."""
+        busy = {place.pipe: index for index, place in self.places.items() if place.task is not None}
+        patience = min(self.places[index].deadline for index in busy.values()) - time.monotonic()
+        for pipe in wait(list(busy), max(0.0, patience)):
+            self._hear(busy[pipe])
+        now = time.monotonic()
+        for index in busy.values():
+            place = self.places.get(index)
+            if place is not None and place.task is not None and now > place.deadline and not place.pipe.poll():
+                limit = self.hang_seconds if place.ready else START_SECONDS
+                self._fail(index, f"its worker process hung: it said nothing for {limit:g} s")
+
+    def _hear(self, index: int) -> None:
+        place = self.places[index]
+        try:
+            kind, value = place.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            place.process.join(GRACE_SECONDS)
+            self._fail(index, _end_of(place.process.exitcode))
+            return
+        number, _ = place.task
+        place.deadline = time.monotonic() + self.hang_seconds
+        if kind == "ready":
+            place.ready, place.failed_starts = True, 0
+            self._send(place)
+        elif kind == "beat":
+            self.events.append(Beat(number, value))
+        elif kind == "done":
+            place.task = None
+            self.events.append(Done(number, value))
+        elif kind == "failed":
+            self._fail(index, value)
+        else:
+            raise PipelineError(value)
+
+    def _fail(self, index: int, reason: str) -> None:
+        """The attempt at this place failed; so may the whole process be wrong (a CUDA error stays): it goes."""
+        place = self.places[index]
+        (number, part), ready = place.task, place.ready
+        _kill(place)
+        if ready:
+            self.events.append(Failed(number, reason, index))
+            return
+        self.queue.put_back(number, part)
+        place.failed_starts += 1
+        if place.failed_starts == STARTS:
+            del self.places[index]
+            sentence = f"no worker process can be started on {place.device}: {reason}"
+            print(f"{sentence}; {len(self.places)} others go on", file=sys.stderr, flush=True)
+            if not self.places:
+                raise PipelineError(f"{sentence}; its own words are above. What was committed stays")
+
+
+def _kill(place: Place) -> None:
+    place.pipe.close()
+    place.process.kill()
+    place.process.join()
+    place.process = place.pipe = place.task = None
+    place.ready = False
+
+
+def _end_of(code: int | None) -> str:
+    if code is not None and code < 0:
+        hint = ", often for want of memory" if -code == signal.SIGKILL else ""
+        return f"its worker process was killed by {signal.Signals(-code).name}{hint}"
+    return f"its worker process ended with exit status {code}"
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Processes started in here never get the terminal's Ctrl-C: it is their parent's, who ends them; ours waits."""
+    resource_tracker.ensure_running()  # with the first process it would be started in here, and lets signals through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -71,23 +195,62 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+# In the worker --------------------------------------------------------------------------------------------------------
+
+
 class _Ended(SystemExit):
     """SIGTERM in a worker."""
 
 
-def _begin_worker(queue: Any, parent: int) -> None:
-    global _device
+def _worker(pipe: Connection, work: Work, prepare: Callable[[str], object] | None, device: str, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGTERM, _end_worker)
-    _device = queue.get()
+    try:
+        if prepare is not None:
+            prepare(device)
+        pipe.send(("ready", None))
+        while True:
+            with contextlib.closing(attempt(work, pipe.recv(), device)) as messages:
+                for message in messages:
+                    pipe.send(message)
+    except (_Ended, EOFError, BrokenPipeError):  # asked to end, or nobody is there any more
+        os._exit(128 + signal.SIGTERM)
 
 
 def _end_worker(number: int, frame: Any) -> NoReturn:
     raise _Ended
 
 
-def _work(work: Callable[[Part, str], Result], part: Part) -> Result:
-    try:
-        return work(part, _device)
-    except _Ended:  # the pool would take it for the part's result and go on with the next
-        os._exit(128 + signal.SIGTERM)
+# Without processes ----------------------------------------------------------------------------------------------------
+
+
+class InlinePool:
+    """Attempts in the caller's own process, one after the other: for debugging. Only exceptions are failures here; a
+    crash or a hang is the caller's. See attempts.Pool."""
+
+    def __init__(self, work: Work, device: str) -> None:
+        self.work, self.device = work, device
+        self.queue = Queue()
+        self.running: Generator[tuple[str, Any], None, None] | None = None
+        self.number = -1
+
+    def submit(self, number: int, part: Part, avoid: int | None = None) -> None:
+        self.queue.put(number, part, avoid)
+
+    def next(self) -> Beat | Done | Failed:
+        if self.running is None:
+            self.number, part = self.queue.take(0, alone=True)
+            self.running = attempt(self.work, part, self.device)
+        kind, value = next(self.running)
+        if kind == "beat":
+            return Beat(self.number, value)
+        self.running = None
+        if kind == "done":
+            return Done(self.number, value)
+        if kind == "failed":
+            return Failed(self.number, value, 0)
+        raise PipelineError(value)
+
+    def close(self) -> None:
+        if self.running is not None:
+            self.running.close()

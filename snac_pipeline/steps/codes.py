@@ -1,16 +1,19 @@
 """The base codec and the cache of its codes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import resolve
 from snac_pipeline.codes.cache import cache_codes
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
-from snac_pipeline.codes.parts import codes_folder
+from snac_pipeline.codes.parts import codes_folder, encode_quarantine
 from snac_pipeline.codes.verify import check_codes, compare_sample
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices, worker_devices
+from snac_pipeline.engine.ray import cluster_devices
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.corpus import OnEvent, corpus_of
 
@@ -39,15 +42,47 @@ def describe_codec(model: SNAC, source: str) -> dict[str, Any]:
     }
 
 
-def cache(settings: Settings, corpora: list[str], verify: bool, on_event: OnEvent) -> dict[str, Any]:
-    """Encode what is missing of the named corpora; with `verify`, encode a sample of that again and compare."""
+class Cached(NamedTuple):
+    """The utterances that steps after caching work on."""
+
+    utterances: pl.DataFrame
+    """corpus.read_utterances without those that could not be encoded."""
+    left_out: int
+    """How many those are."""
+
+
+def cached_utterances(settings: Settings, fingerprint: str, *, corpora: list[str] | None = None,
+                      splits: bool = True) -> Cached:  # fmt: skip
+    """The utterances of `corpora` (None: of all) less those in the quarantine of the encoder's codes."""
+    utterances = read_utterances(settings.home, corpora or list(settings.corpora), splits=splits)
+    aside = encode_quarantine(codes_folder(settings.home, fingerprint))["digest"]
+    kept = utterances.filter(~pl.col("digest").is_in(aside.implode()))
+    return Cached(kept, len(utterances) - len(kept))
+
+
+def cache(
+    settings: Settings, corpora: list[str], verify: bool, on_event: OnEvent, *, retry_quarantined: bool = False
+) -> dict[str, Any]:
+    """Encode what is missing of the named corpora; with `verify`, encode a sample of that again and compare.
+
+    retry_quarantined: try again the utterances that could not be encoded before.
+    """
     for name in corpora:
         corpus_of(settings, name)
     _, folder = base_codec(settings)
     utterances = read_utterances(settings.home, corpora, splits=False)
-    devices = worker_devices(find_devices(settings.devices), settings.caching.processes)
     options = settings.caching if verify else settings.caching.model_copy(update={"verify": 0})
-    return cache_codes(folder, utterances, settings.home, options, devices, on_event)
+    return cache_codes(
+        folder, utterances, settings.home, options, _devices(settings), on_event, retry_quarantined=retry_quarantined
+    )
+
+
+def _devices(settings: Settings) -> list[str]:
+    """One device for each worker of the settings' engine."""
+    options = settings.caching
+    if options.engine == "ray":
+        return cluster_devices(settings.devices, options.processes, options.ray_address)
+    return worker_devices(find_devices(settings.devices), options.processes)
 
 
 def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> dict[str, Any]:
@@ -58,8 +93,9 @@ def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> 
     for name in corpora:
         corpus_of(settings, name)
     model, _ = base_codec(settings)
-    parts = codes_folder(settings.home, encoder_fingerprint(model))
-    utterances = read_utterances(settings.home, corpora, splits=False)
+    fingerprint = encoder_fingerprint(model)
+    parts = codes_folder(settings.home, fingerprint)
+    utterances, left_out = cached_utterances(settings, fingerprint, corpora=corpora, splits=False)
     errors = check_codes(parts, utterances, model)
     model = model.to(find_devices(settings.devices)[0])
     figures = compare_sample(
@@ -72,6 +108,7 @@ def verify_codes(settings: Settings, corpora: list[str], sample: int | None) -> 
     )
     return {
         "utterances": len(utterances),
+        "left_out": left_out,
         "errors": errors,
         "compared": figures["utterances"],
         "compared_tokens": figures["tokens"],

@@ -11,11 +11,10 @@ from snac_pipeline import evaluation as ev
 from snac_pipeline.codec import CodecSpec, weights_digest
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder, read_codes
-from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.codes import base_codec, cached_utterances
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.training import decoder_results
 
@@ -32,6 +31,7 @@ class _Comparison:
     base: Path
     parts: Path
     utterances: pl.DataFrame
+    left_out: int
     results: dict[str, dict[str, Any] | None]
     versions: dict[str, str]
 
@@ -45,14 +45,15 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
         write_json(file, _compare(comparison, settings, on_event))
     folder = comparison.folder
     places = {"folder": str(folder), "report": str(folder / ev.REPORT_FILE), "version": folder.name}
-    return {**places, **read_json(file), "reused": reused}
+    return {**places, **read_json(file), "left_out": comparison.left_out, "reused": reused}
 
 
 def _plan(settings: Settings) -> _Comparison:
     model, base = base_codec(settings)
     results = decoder_results(settings)
     parts = codes_folder(settings.home, encoder_fingerprint(model))
-    held_out = read_utterances(settings.home, list(settings.corpora)).filter(pl.col("split") == "val")
+    utterances, left_out = cached_utterances(settings, parts.name)
+    held_out = utterances.filter(pl.col("split") == "val")
     chosen = held_out.sort("digest").head(settings.evaluation.limit or len(held_out))
     versions = {
         "base codec": weights_digest(model.state_dict()),
@@ -63,7 +64,7 @@ def _plan(settings: Settings) -> _Comparison:
     runnable = sorted({metric.name for metric in ev.METRICS} - set(ev.not_run()))
     identity = [versions, settings.evaluation.model_dump(mode="json"), runnable, EVALUATION_REVISION]
     folder = settings.home / "evaluation" / value_digest(identity)[:16]
-    return _Comparison(folder, model.spec, base, parts, chosen, results, versions)
+    return _Comparison(folder, model.spec, base, parts, chosen, left_out, results, versions)
 
 
 def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> dict[str, Any]:

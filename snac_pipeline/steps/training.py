@@ -9,7 +9,7 @@ from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.codes import base_codec, cached_utterances
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
@@ -35,12 +35,14 @@ def decoder_run(settings: Settings, name: str) -> Run:
 def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None) -> Run:
     """The run of a recipe, from `start` or else the base codec; a recipe with a codec of its own starts from none."""
     recipe = load_recipe(recipe_file, settings.training.overlay)
-    codes = None
-    if recipe.codec is None:
+    if recipe.codec is not None:
+        utterances, codes = read_utterances(settings.home, list(settings.corpora)), None
+    else:
         base, _ = base_codec(settings)
-        start = start or base
-        codes = None if recipe.trains_codes else encoder_fingerprint(base)
-    utterances = read_utterances(settings.home, list(settings.corpora))
+        start, fingerprint = start or base, encoder_fingerprint(base)
+        utterances, codes = cached_utterances(settings, fingerprint).utterances, fingerprint
+        if recipe.trains_codes:
+            codes = None
     return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit), settings.home)
 
 
@@ -48,7 +50,8 @@ def train(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
     """Train a decoder of the settings by its name, or a recipe by its path."""
     is_file = what.endswith((".yaml", ".yml"))
     run = recipe_run(settings, Path(what)) if is_file else decoder_run(settings, what)
-    return execute_run(run, find_devices(settings.devices)[0], on_event)
+    left_out = len(read_utterances(settings.home, list(settings.corpora))) - len(run.inputs.utterances)
+    return {**execute_run(run, find_devices(settings.devices)[0], on_event), "left_out": left_out}
 
 
 def decoder_results(settings: Settings) -> dict[str, dict[str, Any] | None]:

@@ -95,7 +95,7 @@ def make_project(folder: Path, codec: Path, run_here, seconds=(0.3, 0.3, 0.3, 0.
         "corpora": {"made": {"path": "speech", "speaker": "{speaker}/*"}},
         "split": {"val": 0.3},
         "base_codec": {"source": str(codec)},
-        "caching": {"part_utterances": 2, "verify": 2, "processes": 1},
+        "caching": {"part_utterances": 2, "verify": 2, "engine": "inline"},
         "devices": ["cpu"],
         "training": {"overlay": "recipes/demo.yaml"},
     }

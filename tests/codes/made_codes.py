@@ -49,9 +49,21 @@ def utterances_of(corpus: Path, home: Path) -> pl.DataFrame:
     return read_utterances(home, ["made"], splits=False)
 
 
-def cache(codec: Path, utterances: pl.DataFrame, home: Path, devices=("cpu",), on_event=None, **options) -> dict:
-    options = CachingSettings(**{"part_utterances": 4, "batch_seconds": 2.0, "verify": 2, **options})
-    return cache_codes(codec, utterances, home, options, list(devices), on_event or (lambda event: None))
+def cache(
+    codec: Path,
+    utterances: pl.DataFrame,
+    home: Path,
+    devices=("cpu",),
+    on_event=None,
+    retry_quarantined=False,
+    **options,
+) -> dict:
+    """In this process unless `engine` says otherwise: a worker takes seconds to load torch."""
+    options = CachingSettings(
+        **{"engine": "inline", "part_utterances": 4, "batch_seconds": 2.0, "verify": 2, **options}
+    )
+    on_event = on_event or (lambda event: None)
+    return cache_codes(codec, utterances, home, options, list(devices), on_event, retry_quarantined=retry_quarantined)
 
 
 def all_rows(parts: Path) -> dict[str, list[np.ndarray]]:

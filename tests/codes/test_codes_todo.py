@@ -120,4 +120,8 @@ def test_figures_are_told_per_corpus_and_progress_ends_at_all(codec, corpus, tmp
     assert result["corpora"]["made"]["encoded"] == len(made.SECONDS)
     assert result["hours"] == pytest.approx(sum(made.SECONDS) / 3600, rel=1e-3)
     shares = [event["fraction"] for event in events if "fraction" in event]
-    assert shares == sorted(shares) and shares[-1] == 1 and len(shares) == result["parts"]
+    assert shares == sorted(shares) and shares[-1] == 1 and len(shares) >= result["parts"]
+    last = events[-1]
+    assert (last["done"], last["total"], last["failures"]) == (len(made.SECONDS), len(made.SECONDS), 0)
+    assert last["hours"] == last["total_hours"] == pytest.approx(result["hours"], rel=1e-3)
+    assert last["real_time_factor"] > 0 and last["seconds_left"] == 0 and 0 < last["wait_share"] < 1

@@ -35,7 +35,7 @@ def test_a_shipped_recipe_is_that_of_its_name_and_the_demo_fits_over_it(name):
     demo = load_recipe(RECIPES / f"{name}.yaml", RECIPES / "demo.yaml")
     assert demo.phase == name
     assert demo.epochs <= shipped(name).epochs
-    assert demo.heads == shipped(name).heads
+    assert demo.heads.keys() == shipped(name).heads.keys()
 
 
 def test_curricula_are_those_of_the_table():

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Column
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings
@@ -69,8 +70,9 @@ class _Speaker:
 
     def _show(self, event: dict[str, Any]) -> None:
         if self.bar is None:
-            columns = (BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True))  # cut where too long
+            columns = (BarColumn(bar_width=12), TaskProgressColumn(), words)
+            self.bar = Progress(*columns, console=Console(stderr=True), expand=True)
             self.bar.add_task("", total=1.0)
             self.bar.start()
         self.bar.update(TaskID(0), completed=event["fraction"], description=event["message"])

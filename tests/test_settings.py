@@ -116,9 +116,9 @@ def test_ready_made_folders_are_a_corpus_each(tmp_path):
     folders = {"train_dir": "a", "val_dir": "/b", "speaker": "*/{speaker}/*"}
     corpora = load_settings(written(tmp_path, {"corpora": {"x": {"path": "x", "split": "test"}, "y": folders}})).corpora
     assert {name: (corpus.path, corpus.split, corpus.speaker) for name, corpus in corpora.items()} == {
-        "x": (tmp_path / "x", "test", None),
-        "y-train": (tmp_path / "a", "train", "*/{speaker}/*"),
-        "y-val": (Path("/b"), "val", "*/{speaker}/*"),
+        "x": (str(tmp_path / "x"), "test", None),
+        "y-train": (str(tmp_path / "a"), "train", "*/{speaker}/*"),
+        "y-val": ("/b", "val", "*/{speaker}/*"),
     }
     assert not any(corpus.ready_made for corpus in corpora.values())
 

@@ -20,13 +20,13 @@ import torch
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.encode import Recording, batches, encode_recordings, recordings
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
-from snac_pipeline.codes.parts import cached_digests, codes_folder, prepare_folder, write_part
+from snac_pipeline.codes.parts import codes_folder, missing_rows, prepare_folder, write_part
 from snac_pipeline.codes.verify import compare_sample
 from snac_pipeline.corpus import UnreadableAudio
 from snac_pipeline.engine.local import run_parts
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
-from snac_pipeline.settings import CachingSettings
+from snac_pipeline.settings import CachingSettings, Precision
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -56,17 +56,17 @@ def cache_codes(
     """
     started = time.monotonic()
     model = SNAC.from_pretrained(codec)
-    spec, fingerprint = model.spec, encoder_fingerprint(model)
+    spec, precision = model.spec, options.precision
+    fingerprint = encoder_fingerprint(model, precision)
     folder = codes_folder(home, fingerprint)
-    prepare_folder(folder, encoder_identity(model))
-    there = cached_digests(folder)
-    missing = recordings(utterances.filter(~pl.col("digest").is_in(list(there))), spec)
+    prepare_folder(folder, encoder_identity(model, precision))
+    missing = recordings(missing_rows(folder, utterances), spec)
     parts = plan_parts(missing, options.part_utterances, workers=len(devices))
     total = sum(item.num_samples for item in missing) / spec.sampling_rate
     on_event({"message": f"{len(missing)} utterances to encode, {len(utterances) - len(missing)} cached already"})
 
     encoded, unreadable, seconds = [], [], 0.0
-    work = partial(encode_part, codec, folder, options.batch_seconds)
+    work = partial(encode_part, codec, folder, options.batch_seconds, precision)
     with contextlib.closing(run_parts(work, parts, devices)) as results:
         for result in results:
             encoded += result.digests
@@ -74,7 +74,7 @@ def cache_codes(
             seconds += result.audio_seconds
             on_event(_progress(len(encoded), len(missing), seconds, total, time.monotonic() - started, len(unreadable)))
     verified = compare_sample(
-        model.to(devices[0]), folder, utterances, encoded, options.verify, batch_seconds=options.batch_seconds
+        model.to(devices[0]), folder, utterances, encoded, options.verify, options.batch_seconds, precision
     )
     if not verified["exact"]:
         raise PipelineError(
@@ -112,7 +112,9 @@ def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
 
-def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Recording], device: str) -> PartResult:
+def encode_part(
+    codec: Path, folder: Path, batch_seconds: float, precision: Precision, part: list[Recording], device: str
+) -> PartResult:
     """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written."""
     model = _model(codec, device)
     spec = model.spec
@@ -121,12 +123,12 @@ def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Reco
     unreadable: list[str] = []
     for batch in batches(part, spec, batch_seconds):
         try:
-            codes += encode_recordings(model, batch, batch_seconds)
+            codes += encode_recordings(model, batch, batch_seconds, precision)
             done += batch
         except UnreadableAudio:
             for item in batch:
                 try:
-                    codes += encode_recordings(model, [item], batch_seconds)
+                    codes += encode_recordings(model, [item], batch_seconds, precision)
                     done.append(item)
                 except UnreadableAudio as error:
                     unreadable.append(str(error))
@@ -137,7 +139,7 @@ def encode_part(codec: Path, folder: Path, batch_seconds: float, part: list[Reco
             [item.num_samples for item in done],
             codes,
             spec,
-            {"torch": torch.__version__, "device": device, "fingerprint": folder.name},
+            {"torch": torch.__version__, "device": device},
         )
     seconds = sum(item.num_samples for item in done) / spec.sampling_rate
     return PartResult([item.digest for item in done], seconds, unreadable)

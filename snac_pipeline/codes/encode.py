@@ -1,10 +1,9 @@
 """Exact encoding: audio files -> the codes that `SNAC.encode` gives for each of them alone.
 
 Batches hold utterances of one padded length, since padding to the longest would change the last tokens of the others.
-Long recordings are encoded in chunks with enough context on each side to be exact too. Everything is float32.
+Long recordings are encoded in chunks with enough context on each side to be exact too.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codes.precision import Precision, quantize
 from snac_pipeline.corpus.audio import read_audio, resampled_length
 from snac_pipeline.corpus.naming import openable
 from snac_pipeline.corpus.probe import digest_of
@@ -50,7 +50,9 @@ def batches(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -
         yield batch
 
 
-def encode_recordings(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
+def encode_recordings(
+    model: SNAC, batch: Sequence[Recording], chunk_seconds: float, precision: Precision = "fp32"
+) -> list[list[np.ndarray]]:
     """`encode_batch` of files that still are what was scanned; raises UnreadableAudio naming the first that is not.
 
     A file edited after the scan would give its new codes to the old content's digest, for good. Hashing costs what
@@ -59,10 +61,12 @@ def encode_recordings(model: SNAC, batch: Sequence[Recording], chunk_seconds: fl
     for item in batch:
         if digest_of(openable(item.file)) != item.digest:
             raise UnreadableAudio(item.file, "changed since the scan")
-    return encode_batch(model, batch, chunk_seconds)
+    return encode_batch(model, batch, chunk_seconds, precision)
 
 
-def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
+def encode_batch(
+    model: SNAC, batch: Sequence[Recording], chunk_seconds: float, precision: Precision = "fp32"
+) -> list[list[np.ndarray]]:
     """For each recording one uint16 array per level. All must have one padded length."""
     spec = model.spec
     frames = spec.frames_for(batch[0].num_samples)
@@ -70,46 +74,44 @@ def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) 
     if frames > chunk and len(batch) == 1:
         item = batch[0]
         return [encode_chunks(model, lambda start, count: read_audio(item.file, spec.sampling_rate, start, count),
-                              frames, chunk)]  # fmt: skip
+                              frames, chunk, precision)]  # fmt: skip
     length = spec.samples(frames)
     audio = np.stack([read_audio(item.file, spec.sampling_rate, 0, length) for item in batch])
     levels = encode_array(model, audio)
     return [[level[i] for level in levels] for i in range(len(batch))]
 
 
-def encode_array(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
+def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision = "fp32") -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
-    with torch.inference_mode(), _float32():
-        codes = model.encode(torch.from_numpy(audio_BT)[:, None].to(device))
+    codes = quantize(model, torch.from_numpy(audio_BT)[:, None].to(device), precision).codes
     return [level.cpu().numpy().astype(np.uint16) for level in codes]
 
 
-@contextlib.contextmanager
-def _float32() -> Iterator[None]:
-    """Without TF32, which torch uses for convolutions on a GPU unless told otherwise: 10 bits are not enough."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
-def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int) -> list[np.ndarray]:
+def encode_chunks(
+    model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int, precision: Precision = "fp32"
+) -> list[np.ndarray]:
     """Codes of a long recording in bounded memory, equal to encoding it whole.
 
     read(start, count) gives float32 audio from sample `start`, zeros after the end. frames: coarse frames of the whole
     recording. chunk: coarse frames at a time, whole units of spec.alignment.
     """
-    spec, context = model.spec, model.spec.encode_context
+    spec = model.spec
     pieces: list[list[np.ndarray]] = [[] for _ in range(spec.levels)]
-    for start in range(0, frames, chunk):
-        end = min(frames, start + chunk)
-        first, last = max(0, start - context), min(frames, end + context)
+    for first, start, end, last in windows(spec, frames, chunk):
         audio = read(spec.samples(first), spec.samples(last - first))
-        for k, level in enumerate(encode_array(model, audio[None])):
+        for k, level in enumerate(encode_array(model, audio[None], precision)):
             count = spec.tokens_per_frame[k]
             pieces[k].append(level[0, (start - first) * count : (end - first) * count])
     return [np.concatenate(level) for level in pieces]
+
+
+def windows(spec: CodecSpec, frames: int, chunk: int) -> Iterator[tuple[int, int, int, int]]:
+    """(first, start, end, last) in coarse frames, chunk by chunk: encode first..last, keep start..end.
+
+    All are whole units of spec.alignment where `frames` and `chunk` are.
+    """
+    context = spec.encode_context
+    for start in range(0, frames, chunk):
+        end = min(frames, start + chunk)
+        yield max(0, start - context), start, end, min(frames, end + context)

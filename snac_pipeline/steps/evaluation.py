@@ -11,14 +11,13 @@ import torch
 
 from snac_pipeline import evaluation as ev
 from snac_pipeline.codec import CodecSpec, double_rate, weights_digest
-from snac_pipeline.codes.fingerprint import encoder_fingerprint
-from snac_pipeline.codes.parts import codes_folder, read_codes
+from snac_pipeline.codes.parts import read_codes
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.codes import base_codec, codes_of
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.training import decoder_results
 
@@ -54,7 +53,7 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
 def _plan(settings: Settings) -> _Comparison:
     model, base = base_codec(settings)
     results = decoder_results(settings)
-    parts = codes_folder(settings.home, encoder_fingerprint(model))
+    parts = codes_of(settings, model)
     held_out = read_utterances(settings.home, list(settings.corpora)).filter(pl.col("split") == "val")
     chosen = held_out.sort("digest").head(settings.evaluation.limit or len(held_out))
     versions = {

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec
+from snac_pipeline.steps.codes import base_codec, codes_fingerprint
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
@@ -39,9 +38,10 @@ def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None)
     if recipe.codec is None:
         base, _ = base_codec(settings)
         start = start or base
-        codes = None if recipe.trains_codes else encoder_fingerprint(base)
+        codes = None if recipe.trains_codes else codes_fingerprint(settings, base)
     utterances = read_utterances(settings.home, list(settings.corpora))
-    return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit), settings.home)
+    inputs = Inputs(utterances, start, codes, codes_precision=settings.caching.precision, limit=settings.training.limit)
+    return plan_run(recipe, inputs, settings.home)
 
 
 def train(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:

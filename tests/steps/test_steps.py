@@ -54,7 +54,7 @@ def test_splitting_again_moves_nobody(settings):
 
 def test_a_codec_is_described_by_its_own_figures(settings):
     model, folder = base_codec(settings)
-    described = describe_codec(model, settings.base_codec.source)
+    described = describe_codec(settings, model, settings.base_codec.source)
     assert described["source"] == str(folder)
     assert described["tokens_per_second"] == pytest.approx(7 * 24_000 / 2048)
     assert described["parameters"] == sum(p.numel() for p in SNAC.from_pretrained(folder).parameters())

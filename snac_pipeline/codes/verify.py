@@ -135,7 +135,7 @@ def token_agreement(model: SNAC, folder: Path, utterances: pl.DataFrame, batch_s
     cached = read_codes(folder, utterances["digest"].to_list())
     equal = [0] * model.spec.levels
     for i, item in enumerate(recordings(utterances, model.spec)):
-        [alone] = encode_batch(model, [item], batch_seconds)
+        [alone] = encode_batch(model, [item], batch_seconds, "fp32")
         for k, level in enumerate(alone):
             equal[k] += int((cached[f"codes_{k}"][i].to_numpy() == level).sum())
     return [same / int(cached[f"codes_{k}"].list.len().sum()) for k, same in enumerate(equal)]

@@ -69,7 +69,7 @@ def test_a_long_file_in_chunks_is_the_file_whole(published):
 
     with torch.inference_mode():
         whole = [level[0].numpy() for level in model.encode(torch.from_numpy(audio)[None, None])]
-    for chunked, level in zip(encode_chunks(model, read, frames, chunk), whole, strict=True):
+    for chunked, level in zip(encode_chunks(model, read, frames, chunk, "fp32"), whole, strict=True):
         np.testing.assert_array_equal(chunked, level)
     assert len(np.unique(whole[-1])) > 10
 
@@ -135,5 +135,5 @@ def test_encoding_leaves_the_precision_of_training_alone():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     spec = dataclasses.replace(thin(PUBLISHED["24khz"]))
-    encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32))
+    encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32), "fp32")
     assert (cudnn.allow_tf32, matmul.allow_tf32) == before

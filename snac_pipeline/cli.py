@@ -132,8 +132,8 @@ def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) ->
     from snac_pipeline.steps.codes import base_codec, describe_codec
 
     if options.codec is None:
-        return describe_codec(base_codec(settings)[0], settings.base_codec.source)
-    return describe_codec(SNAC.from_pretrained(options.codec), options.codec)
+        return describe_codec(settings, base_codec(settings)[0], settings.base_codec.source)
+    return describe_codec(settings, SNAC.from_pretrained(options.codec), options.codec)
 
 
 def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -144,16 +144,16 @@ def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
 
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.steps.codes import verify_codes
+    from snac_pipeline.steps.codes import compact_codes, verify_codes
+    from snac_pipeline.steps.garbage import collect_garbage
 
     if options.what == "gc":
-        from snac_pipeline.steps.garbage import collect_garbage
-
         return collect_garbage(settings, options.delete)
+    if options.what == "compact":
+        return compact_codes(settings, options.dry_run)
     figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
-    if not options.json and (figures["errors"] or not figures["exact"]):  # a program reads these fields itself
-        wrong = [*figures["errors"], *([] if figures["exact"] else [f"{figures['mismatched_tokens']} sampled tokens"])]
-        raise PipelineError(f"{len(wrong)} codes are wrong: {'; '.join(wrong[:5])}; move their parts away, cache again")
+    if figures["errors"] and not options.exit_zero:
+        raise PipelineError("\n".join([f"{len(figures['errors'])} things are wrong:", *figures["errors"]]))
     return figures
 
 
@@ -273,11 +273,20 @@ def _parser() -> argparse.ArgumentParser:
         _codes,
         "check the cached codes, and clear up",
         "  snac-pipeline codes verify\n  snac-pipeline codes verify --sample 64\n"
+        "  snac-pipeline codes compact --dry-run\n  snac-pipeline codes compact\n"
         "  snac-pipeline codes gc\n  snac-pipeline codes gc --delete",
     )
-    codes.add_argument("what", choices=["verify", "gc"], help="check them, or find what nothing needs any more")
+    codes.add_argument(
+        "what",
+        choices=["verify", "compact", "gc"],
+        help="verify: check all of them; compact: make few parts of many small ones; gc: find what nothing needs",
+    )
+    codes.add_argument("--dry-run", action="store_true", help="compact: only tell what would be merged")
     codes.add_argument("--delete", action="store_true", help="gc: delete what was found, instead of only listing it")
-    codes.add_argument("--sample", type=_positive, metavar="N", help="encode N utterances again, alone, and compare")
+    codes.add_argument(
+        "--exit-zero", action="store_true", help="verify: errors are a result, for programs that read `errors`"
+    )
+    codes.add_argument("--sample", type=_positive, metavar="N", help="verify: encode N utterances again, alone")
     add_corpora(codes)
     train = add(
         "train",

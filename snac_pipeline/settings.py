@@ -19,6 +19,9 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
 """Environment variable that names the settings file to use instead of ./pipeline.yaml."""
 
+Precision = Literal["fp32", "tf32", "bf16"]
+"""See codes/precision.py."""
+
 Side = Literal["train", "val", "test"]
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 
@@ -101,7 +104,7 @@ class BaseCodecSettings(Section):
 
 
 class CachingSettings(Section):
-    """How utterances are encoded. None of these changes a code."""
+    """How utterances are encoded. Only `precision` changes codes."""
 
     processes: int = pydantic.Field(0, ge=0)
     """Worker processes; 0: one per GPU, or one per two CPU cores (with Ray: per core)."""
@@ -111,6 +114,8 @@ class CachingSettings(Section):
     """Utterances in one parquet part at most; what a crash can cost."""
     verify: int = pydantic.Field(64, ge=0)
     """Utterances of every run that are encoded again alone and compared."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder: float32; TF32, on GPUs only; or bfloat16 convolutions. Each has codes of its own."""
     engine: Literal["local", "ray", "inline"] = "local"
     """Where: processes of this machine; a Ray cluster, which needs the extra `ray`; or, for debugging, the command's
     own process, which a crash ends."""

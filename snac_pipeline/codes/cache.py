@@ -24,9 +24,9 @@ from snac_pipeline.codes.encode import Recording, Window, encode_in_memory, plan
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
 from snac_pipeline.codes.parts import (
     QUARANTINE,
-    cached_digests,
     codes_folder,
     encode_quarantine,
+    missing_rows,
     prepare_folder,
     write_encode_quarantine,
     write_part,
@@ -38,7 +38,7 @@ from snac_pipeline.engine.devices import find_devices, readers_for
 from snac_pipeline.engine.local import InlinePool, LocalPool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
-from snac_pipeline.settings import CachingSettings
+from snac_pipeline.settings import CachingSettings, Precision
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -158,25 +158,26 @@ def cache_codes(
     """
     started = time.monotonic()
     model = SNAC.from_pretrained(codec)
-    spec, fingerprint = model.spec, encoder_fingerprint(model)
+    spec, precision = model.spec, options.precision
+    fingerprint = encoder_fingerprint(model, precision)
     folder = codes_folder(home, fingerprint)
-    prepare_folder(folder, encoder_identity(model))
+    prepare_folder(folder, encoder_identity(model, precision))
     if retry_quarantined:
         _forget_quarantined(folder, utterances)
     aside = encode_quarantine(folder)["digest"]
     wanted = utterances.filter(~pl.col("digest").is_in(aside.implode()))
-    missing = recordings(_without_codes(folder, wanted), spec)
+    missing = recordings(missing_rows(folder, wanted), spec)
     parts = plan_parts(missing, options.part_utterances, workers=len(devices))
     run = _Run(len(missing), sum(item.num_samples for item in missing) / spec.sampling_rate)
     on_event({"message": _first_words(len(missing), len(wanted), len(utterances))})
     if parts:
         _encode(codec, folder, spec, parts, options, devices, run, on_event)
 
-    left = set(_without_codes(folder, wanted)["digest"])
+    left = set(missing_rows(folder, wanted)["digest"])
     encoded = [item.digest for item in missing if item.digest not in left]
     device = devices[0] if options.engine != "ray" else find_devices()[0]
     verified = compare_sample(
-        model.to(device), folder, wanted, encoded, options.verify, batch_seconds=options.batch_seconds
+        model.to(device), folder, wanted, encoded, options.verify, options.batch_seconds, precision
     )
     _raise_what_is_wrong(folder, run, encoded, left, verified)
     elapsed = time.monotonic() - started
@@ -245,10 +246,6 @@ def _readers_for(options: CachingSettings, devices: list[str]) -> int:
     return readers_for(devices, os.cpu_count() or 1)
 
 
-def _without_codes(folder: Path, utterances: pl.DataFrame) -> pl.DataFrame:
-    return utterances.filter(~pl.col("digest").is_in(list(cached_digests(folder))))
-
-
 def _quarantine(folder: Path, event: attempts.Poisonous) -> None:
     row = {"digest": event.item.digest, "file": event.item.file, "reason": event.reason, "stage": "encode"}
     known = encode_quarantine(folder).filter(pl.col("digest") != event.item.digest)
@@ -306,7 +303,13 @@ def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[
 
 
 def encode_part(
-    codec: Path, folder: Path, batch_seconds: float, readers: int, part: list[Recording], device: str
+    codec: Path,
+    folder: Path,
+    batch_seconds: float,
+    precision: Precision,
+    readers: int,
+    part: list[Recording],
+    device: str,
 ) -> Generator[Progress, None, PartResult]:
     """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written.
 
@@ -327,7 +330,7 @@ def encode_part(
             unreadable |= {item.digest: e for item, e in zip(window.items, errors, strict=True) if e is not None}
             good = [row for row, item in enumerate(window.items) if item.digest not in unreadable]
             if good:
-                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good])
+                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good], precision)
                 for k, (level, count) in enumerate(zip(levels, spec.tokens_per_frame, strict=True)):
                     for row, tokens in zip(good, window.kept(level, count), strict=True):
                         codes[window.items[row].digest][k].append(tokens)
@@ -342,7 +345,7 @@ def encode_part(
             [item.num_samples for item in done],
             [[np.concatenate(level) for level in codes[item.digest]] for item in done],
             spec,
-            {"torch": torch.__version__, "device": device, "fingerprint": folder.name},
+            {"torch": torch.__version__, "device": device},
         )
     seconds = sum(item.num_samples for item in done) / spec.sampling_rate
     return PartResult(len(done), seconds, unreadable, time.monotonic() - started, waited)

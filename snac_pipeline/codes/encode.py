@@ -1,10 +1,9 @@
 """Exact encoding: audio files -> the codes that `SNAC.encode` gives for each of them alone.
 
 Batches hold utterances of one padded length, since padding to the longest would change the last tokens of the others.
-Long recordings are encoded in chunks with enough context on each side to be exact too. Everything is float32.
+Long recordings are encoded in chunks with enough context on each side to be exact too.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codes.precision import Precision, quantize
 from snac_pipeline.corpus.audio import read_audio, resampled_length
 
 
@@ -80,7 +80,9 @@ def window_samples(spec: CodecSpec, batch_seconds: float) -> int:
     return max(spec.samples(longest), round(batch_seconds * spec.sampling_rate))
 
 
-def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) -> list[list[np.ndarray]]:
+def encode_batch(
+    model: SNAC, batch: Sequence[Recording], chunk_seconds: float, precision: Precision
+) -> list[list[np.ndarray]]:
     """For each recording one uint16 array per level. All must have one padded length."""
     spec = model.spec
     frames = spec.frames_for(batch[0].num_samples)
@@ -88,34 +90,26 @@ def encode_batch(model: SNAC, batch: Sequence[Recording], chunk_seconds: float) 
     if frames > chunk and len(batch) == 1:
         item = batch[0]
         return [encode_chunks(model, lambda start, count: read_audio(item.file, spec.sampling_rate, start, count),
-                              frames, chunk)]  # fmt: skip
+                              frames, chunk, precision)]  # fmt: skip
     length = spec.samples(frames)
     audio = np.stack([read_audio(item.file, spec.sampling_rate, 0, length) for item in batch])
-    levels = encode_array(model, audio)
-    return [[level[i] for level in levels] for i in range(len(batch))]
+    return [list(utterance) for utterance in zip(*encode_array(model, audio, precision), strict=True)]
 
 
-def encode_array(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
+def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
-    with torch.inference_mode(), _float32():
-        codes = model.encode(torch.from_numpy(audio_BT)[:, None].to(device))
-    return [level.cpu().numpy().astype(np.uint16) for level in codes]
+    # Kernels are chosen by shape, and round differently: latents of a batch were 8e-7 off on a CPU. There a batch is
+    # not faster either, and one by one codes are equal bit for bit.
+    at_once = 1 if device.type == "cpu" else len(audio_BT)
+    audio_B1T = torch.from_numpy(audio_BT)[:, None]
+    rows = [quantize(model, some.to(device), precision).codes for some in audio_B1T.split(at_once)]
+    return [torch.cat(level).cpu().numpy().astype(np.uint16) for level in zip(*rows, strict=True)]
 
 
-@contextlib.contextmanager
-def _float32() -> Iterator[None]:
-    """Without TF32, which torch uses for convolutions on a GPU unless told otherwise: 10 bits are not enough."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
-def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int) -> list[np.ndarray]:
+def encode_chunks(
+    model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int, precision: Precision
+) -> list[np.ndarray]:
     """Codes of a long recording in bounded memory, equal to encoding it whole.
 
     read(start, count) gives float32 audio from sample `start`, zeros after the end. frames: coarse frames of the whole
@@ -125,7 +119,7 @@ def encode_chunks(model: SNAC, read: Callable[[int, int], np.ndarray], frames: i
     pieces: list[list[np.ndarray]] = [[] for _ in range(spec.levels)]
     for first, start, end, last in windows(spec, frames, chunk):
         audio = read(spec.samples(first), spec.samples(last - first))
-        for k, level in enumerate(encode_array(model, audio[None])):
+        for k, level in enumerate(encode_array(model, audio[None], precision)):
             count = spec.tokens_per_frame[k]
             pieces[k].append(level[0, (start - first) * count : (end - first) * count])
     return [np.concatenate(level) for level in pieces]
@@ -142,13 +136,13 @@ def windows(spec: CodecSpec, frames: int, chunk: int) -> Iterator[tuple[int, int
         yield max(0, start - context), start, end, min(frames, end + context)
 
 
-def encode_in_memory(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
+def encode_in_memory(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> list[np.ndarray]:
     """As `encode_array`; what does not fit into the device's memory is encoded half by half, with the same codes.
 
     Raises torch.OutOfMemoryError where one recording's stretch that is no longer than its context does not fit.
     """
     try:
-        return encode_array(model, audio_BT)
+        return encode_array(model, audio_BT, precision)
     except torch.OutOfMemoryError:
         halves = _halves(model.spec, audio_BT)
         if halves is None:
@@ -156,7 +150,7 @@ def encode_in_memory(model: SNAC, audio_BT: np.ndarray) -> list[np.ndarray]:
     torch.cuda.empty_cache()  # out here, where the error holds the failed attempt's tensors no longer
     counts, kept = model.spec.tokens_per_frame, []
     for audio, start, end in halves:
-        levels = encode_in_memory(model, audio)
+        levels = encode_in_memory(model, audio, precision)
         kept.append([level[:, start * n : end * n] for level, n in zip(levels, counts, strict=True)])
     axis = 0 if len(audio_BT) > 1 else 1
     return [np.concatenate(levels, axis=axis) for levels in zip(*kept, strict=True)]

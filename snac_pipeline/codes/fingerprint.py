@@ -3,6 +3,7 @@
 from typing import Any
 
 from snac_pipeline.codec import SNAC, weights_digest
+from snac_pipeline.codes.precision import Precision
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER
 from snac_pipeline.files import value_digest
 
@@ -21,7 +22,7 @@ ENCODER_FIELDS = (
 )
 
 
-def encoder_identity(model: SNAC, precision: str = "fp32") -> dict[str, Any]:
+def encoder_identity(model: SNAC, precision: Precision = "fp32") -> dict[str, Any]:
     """Everything that a code depends on besides the audio's bytes. torch and device are not in it: see verify."""
     config = model.spec.to_dict()
     return {
@@ -34,6 +35,6 @@ def encoder_identity(model: SNAC, precision: str = "fp32") -> dict[str, Any]:
     }
 
 
-def encoder_fingerprint(model: SNAC, precision: str = "fp32") -> str:
+def encoder_fingerprint(model: SNAC, precision: Precision = "fp32") -> str:
     """16 hexadecimal digits that name `encoder_identity`."""
     return value_digest(encoder_identity(model, precision))[:16]

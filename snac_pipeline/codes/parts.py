@@ -1,15 +1,19 @@
 """Parts of the code cache: parquet files named by the utterances they hold, the cache's only record.
 
-A part has the columns digest, num_samples, sample_rate and codes_0 .. codes_{K-1} (list<uint16>). Where a digest is in
-several parts, readers take the lexically first, so that two writers may do the same work without harm.
+A part has the columns digest, num_samples, sample_rate and codes_0 .. codes_{K-1} (list<uint16>); its metadata says
+what encoded it. Where a digest is in several parts, readers take the lexically first, so that two writers may do the
+same work without harm. Beside the parts lies quarantine.parquet, the utterances that could not be encoded.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.errors import PipelineError
@@ -43,20 +47,23 @@ def part_schema(levels: int) -> pa.Schema:
     )
 
 
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
 def write_part(
     folder: Path,
     digests: Sequence[str],
     num_samples: Sequence[int],
     codes: Sequence[Sequence[np.ndarray]],
     spec: CodecSpec,
-    metadata: dict[str, str],
+    metadata: Mapping[str, str],
 ) -> Path:
     """Commit one part atomically and return its path.
 
     num_samples: length of each utterance at spec.sampling_rate, before padding. codes: for each utterance, one array
-    of tokens per level. metadata: text facts kept in the parquet schema (torch version, device, ...).
+    of tokens per level. metadata: text facts kept in the parquet schema (torch version, device), to which the codec's
+    config and the fingerprint are added.
     """
-    schema = part_schema(spec.levels)
     columns = [
         pa.array(digests, pa.string()),
         pa.array(num_samples, pa.int64()),
@@ -66,16 +73,22 @@ def write_part(
         tokens = [utterance[k].astype(np.uint16) for utterance in codes]
         offsets = np.concatenate([[0], np.cumsum([len(t) for t in tokens])]).astype(np.int32)
         columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(tokens), pa.uint16())))
-    table = pa.Table.from_arrays(columns, schema=schema).replace_schema_metadata(metadata)
+    facts = {**metadata, "codec": json.dumps(spec.to_dict()), "fingerprint": folder.name}
+    return write_rows(folder, pa.Table.from_arrays(columns, schema=part_schema(spec.levels)), facts)
+
+
+def write_rows(folder: Path, rows: pa.Table, metadata: Mapping[str, str]) -> Path:
+    """Commit a part with the columns and exactly the metadata given; its path, named by the digests it holds."""
+    digests = rows["digest"].to_pylist()
     path = folder / f"part-{value_digest(sorted(digests))}.parquet"
-    tokens_only = [f"codes_{k}.list.element" for k in range(spec.levels)]
+    tokens = [f"{name}.list.element" for name in rows.column_names if name.startswith("codes_")]
     # Byte stream split + zstd is the smallest and the fastest of the encodings tried (12.3 bits a token of 12).
     write_parquet(
         path,
-        table,
+        rows.replace_schema_metadata(dict(metadata)),
         row_group_size=len(digests),
         use_dictionary=False,
-        column_encoding=dict.fromkeys(tokens_only, "BYTE_STREAM_SPLIT"),
+        column_encoding=dict.fromkeys(tokens, "BYTE_STREAM_SPLIT"),
     )
     return path
 
@@ -87,13 +100,36 @@ def prepare_folder(folder: Path, identity: dict) -> None:
         write_json(folder / FINGERPRINT_FILE, identity)
 
 
-def cached_digests(folder: Path) -> dict[str, Path]:
-    """Every digest in the parts, with the part it is read from."""
-    place: dict[str, Path] = {}
-    for file in part_files(folder):
-        for digest in read_parquet(file, columns=["digest"])["digest"].to_pylist():
-            place.setdefault(digest, file)
-    return place
+# ---- what is there -------------------------------------------------------------------------------------------------
+
+
+def part_metadata(part: Path) -> dict[str, str]:
+    """What `write_part` was told of a part: torch, device, codec (JSON), fingerprint."""
+    return {key.decode(): value.decode() for key, value in (pq.read_schema(part).metadata or {}).items()}
+
+
+def held_digests(parts: Sequence[Path]) -> pl.DataFrame:
+    """Every row of `parts` as (digest, part): `part` is the index in `parts`; in their order, none left out."""
+    columns = [read_parquet(file, columns=["digest"])["digest"] for file in parts]
+    index = np.repeat(np.arange(len(parts), dtype=np.uint32), [len(column) for column in columns])
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pl.DataFrame({"digest": pl.from_arrow(pa.chunked_array(chunks, pa.string())), "part": index})
+
+
+def first_held(held: pl.DataFrame) -> pl.DataFrame:
+    """Of rows in the order of `held_digests` those that readers take: the first of each digest."""
+    return held.unique("digest", keep="first", maintain_order=True)
+
+
+def cached_digests(folder: Path) -> pl.DataFrame:
+    """Every digest in the folder's parts once, with the index in `part_files` of the part that it is read from."""
+    return first_held(held_digests(part_files(folder)))
+
+
+def missing_rows(folder: Path, utterances: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `utterances` (with a column digest) that have no codes in the folder, in their order."""
+    held = held_digests(part_files(folder))
+    return utterances.join(held, on="digest", how="anti", maintain_order="left")
 
 
 def encode_quarantine(folder: Path) -> pl.DataFrame:
@@ -109,22 +145,27 @@ def write_encode_quarantine(folder: Path, rows: pl.DataFrame) -> None:
     write_parquet(folder / QUARANTINE_FILE, rows.select(*QUARANTINE).sort("digest").to_arrow())
 
 
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
 def read_codes(folder: Path, digests: Sequence[str]) -> pl.DataFrame:
     """The rows of `digests`, in that order: digest, num_samples, sample_rate, codes_0 .. codes_{K-1}.
 
-    Page checksums are verified. Raises PipelineError when codes are missing, with their number and the mend.
+    Only parts that hold some of them are read, and their page checksums verified. Raises PipelineError when codes are
+    missing, with their number and the mend.
     """
     wanted = pl.DataFrame({"digest": list(digests)}, schema={"digest": pl.String}).with_row_index("order")
-    frames, left = [], wanted
-    for file in part_files(folder):
-        if left.is_empty():
-            break
-        rows = pl.DataFrame(pl.from_arrow(read_parquet(file)))
-        frames.append(left.join(rows, on="digest", how="inner"))
-        left = left.join(rows, on="digest", how="anti")
-    if not left.is_empty():
+    parts = part_files(folder)
+    located = wanted.join(first_held(held_digests(parts)), on="digest", how="left", maintain_order="left")
+    missing = located.filter(pl.col("part").is_null())["digest"]
+    if len(missing):
         raise PipelineError(
-            f"{len(left)} of {len(wanted)} utterances have no codes in {folder}, the first {left['digest'][0]}; "
+            f"{len(missing)} of {len(wanted)} utterances have no codes in {folder}, the first {missing[0]}; "
             "run `snac-pipeline cache` or materialize code_cache"
         )
+    frames = []
+    for (part,), rows in located.group_by("part", maintain_order=True):
+        table = read_parquet(parts[part])
+        taken = table.filter(pc.is_in(table["digest"], rows["digest"].to_arrow().cast(pa.string())))
+        frames.append(rows.drop("part").join(pl.DataFrame(pl.from_arrow(taken)), on="digest", how="inner"))
     return pl.concat(frames).sort("order").drop("order")

@@ -9,12 +9,11 @@ import polars as pl
 
 from snac_pipeline import evaluation as ev
 from snac_pipeline.codec import CodecSpec, weights_digest
-from snac_pipeline.codes.fingerprint import encoder_fingerprint
-from snac_pipeline.codes.parts import codes_folder, read_codes
+from snac_pipeline.codes.parts import read_codes
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec, cached_utterances
+from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_of
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.training import decoder_results
 
@@ -51,8 +50,8 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
 def _plan(settings: Settings) -> _Comparison:
     model, base = base_codec(settings)
     results = decoder_results(settings)
-    parts = codes_folder(settings.home, encoder_fingerprint(model))
-    utterances, left_out = cached_utterances(settings, parts.name)
+    parts = codes_of(settings, model)
+    utterances, left_out = cached_utterances(settings, model)
     held_out = utterances.filter(pl.col("split") == "val")
     chosen = held_out.sort("digest").head(settings.evaluation.limit or len(held_out))
     versions = {

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from snac_pipeline.codes.parts import cached_digests, part_files
+from snac_pipeline.codes.compact import Rewrite, carry_out, plan_collection
 from snac_pipeline.corpus import read_utterances, scan_limit
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import TEMPORARY_PREFIX
@@ -17,8 +17,9 @@ A_DAY = 24 * 3600.0
 def collect_garbage(settings: Settings, delete: bool, now: float | None = None) -> dict[str, Any]:
     """Find, and with `delete` remove, what no corpus of the settings needs.
 
-    These are temporary files and folders that a killed process left more than a day ago, and parts of which every row
-    either belongs to no recording in the manifests or is read from another part. Parts with one needed row stay whole.
+    These are temporary files and folders that a killed process left more than a day ago, and rows of parts that belong
+    to no recording in the manifests or are read from another part. A part of which they are less than half stays as it
+    is; one that has others too is written again without them.
     Runs, evaluations and training views are never touched.
     Raises PipelineError after a scan with a limit, when the manifests do not have all recordings.
     """
@@ -29,29 +30,31 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
             "the manifests are of a scan with a limit, so that nobody can tell which codes the other recordings need; "
             "scan without a limit first"
         )
-    found = {
-        "temporary": [p for p in home.rglob(f"{TEMPORARY_PREFIX}*") if now - p.stat().st_mtime > A_DAY],
-        "parts": _unneeded_parts(settings),
-    }
-    sizes = {kind: sum(_size(path) for path in paths) for kind, paths in found.items()}
+    temporary = [p for p in home.rglob(f"{TEMPORARY_PREFIX}*") if now - p.stat().st_mtime > A_DAY]
+    needed = read_utterances(home, list(settings.corpora), splits=False).select("digest")
+    plans = {folder: plan_collection(folder, needed) for folder in sorted((home / "codes").glob("[!.]*"))}
+    parts = [plan for of_folder in plans.values() for plan in of_folder]
+    size = sum(map(_size, temporary)) + sum(map(_unneeded_bytes, parts))
+    paths = [str(path.relative_to(home)) for path in [*temporary, *(part for plan in parts for part in plan.old)]]
     if delete:
-        for path in (path for paths in found.values() for path in paths):
+        for path in temporary:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for folder, of_folder in plans.items():
+            carry_out(folder, of_folder)
     return {
-        **{kind: len(paths) for kind, paths in found.items()},
-        "bytes": sum(sizes.values()),
+        "temporary": len(temporary),
+        "parts": sum(not plan.written for plan in parts),
+        "parts_rewritten": sum(plan.written > 0 for plan in parts),
+        "rows": sum(plan.rows - plan.written for plan in parts),
+        "bytes": size,
         "deleted": delete,
-        "paths": [str(path.relative_to(home)) for paths in found.values() for path in paths],
+        "paths": paths,
     }
 
 
-def _unneeded_parts(settings: Settings) -> list[Path]:
-    needed = set(read_utterances(settings.home, list(settings.corpora), splits=False)["digest"])
-    unneeded = []
-    for folder in sorted((settings.home / "codes").glob("[!.]*")):
-        read_from = {part for digest, part in cached_digests(folder).items() if digest in needed}
-        unneeded += [part for part in part_files(folder) if part not in read_from]
-    return unneeded
+def _unneeded_bytes(plan: Rewrite) -> int:
+    """Size of the rows that are left behind, as far as the sizes of whole parts tell."""
+    return plan.bytes * (plan.rows - plan.written) // plan.rows
 
 
 def _size(path: Path) -> int:

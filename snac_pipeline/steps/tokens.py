@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from snac_pipeline.codes.fingerprint import encoder_fingerprint
-from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.files import atomic_folder, read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec, cached_utterances
+from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_of
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.tokens import (
     TokenGeometry,
@@ -28,16 +26,16 @@ TOKENS_REVISION = 1
 def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
     """`what`: statistics, sequences or bpe, of the codes of all corpora."""
     model, _ = base_codec(settings)
-    spec, fingerprint = model.spec, encoder_fingerprint(model)
-    utterances, left_out = cached_utterances(settings, fingerprint)
+    spec, parts = model.spec, codes_of(settings, model)
+    utterances, left_out = cached_utterances(settings, model)
     options = {} if what == "statistics" else settings.tokens.model_dump(mode="json")
     selection = value_digest(utterances.select("digest", "corpus", "split").rows())
-    version = value_digest([what, fingerprint, selection, options, TOKENS_REVISION])[:16]
+    version = value_digest([what, parts.name, selection, options, TOKENS_REVISION])[:16]
     folder = settings.home / "tokens" / f"{what}-{version}"
     if (folder / "result.json").exists():
         return {**_result(folder), "left_out": left_out, "reused": True}
     geometry = TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
-    stream = read_tokens(codes_folder(settings.home, fingerprint), utterances, geometry)
+    stream = read_tokens(parts, utterances, geometry)
     on_event({"message": f"{stream.frames} coarse frames read"})
     with atomic_folder(folder) as temporary:
         figures = _STEPS[what](stream, settings, temporary)

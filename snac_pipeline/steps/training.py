@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec, cached_utterances
+from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_fingerprint
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
@@ -39,11 +38,11 @@ def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None)
         utterances, codes = read_utterances(settings.home, list(settings.corpora)), None
     else:
         base, _ = base_codec(settings)
-        start, fingerprint = start or base, encoder_fingerprint(base)
-        utterances, codes = cached_utterances(settings, fingerprint).utterances, fingerprint
-        if recipe.trains_codes:
-            codes = None
-    return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit), settings.home)
+        start = start or base
+        utterances = cached_utterances(settings, base).utterances
+        codes = None if recipe.trains_codes else codes_fingerprint(settings, base)
+    inputs = Inputs(utterances, start, codes, codes_precision=settings.caching.precision, limit=settings.training.limit)
+    return plan_run(recipe, inputs, settings.home)
 
 
 def train(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from snac_pipeline.codes.view import CodesView, build_view
 from snac_pipeline.corpus.audio import resampled_length
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import make_folder, read_json, value_digest, write_json, write_text
+from snac_pipeline.settings import Precision
 from snac_pipeline.training.curve import draw_curve
 from snac_pipeline.training.data import SpeechSlices
 from snac_pipeline.training.loop import OnEvent, Speech, train
@@ -48,6 +49,8 @@ class Inputs:
     """The codec it starts from; None only for recipes that bring a codec of their own."""
     codes_fingerprint: str | None = None
     """Fingerprint of the cached codes; must be that of `start`'s encoder. None: audio is the input."""
+    codes_precision: Precision = "fp32"
+    """What they were encoded in; it is part of the fingerprint."""
     limit: int | None = None
     """Train on at most so many utterances."""
 
@@ -149,7 +152,7 @@ def _facts(recipe: Recipe, inputs: Inputs, train_rows: pl.DataFrame, val_rows: p
     if inputs.start is not None:
         start = value_digest([inputs.start.spec.to_dict(), weights_digest(inputs.start.state_dict())])
     if inputs.start is not None and inputs.codes_fingerprint is not None:
-        fingerprint = encoder_fingerprint(inputs.start)
+        fingerprint = encoder_fingerprint(inputs.start, inputs.codes_precision)
         if fingerprint != inputs.codes_fingerprint:
             raise PipelineError(
                 f"the cached codes are those of encoder {inputs.codes_fingerprint}, but the codec to start from has "

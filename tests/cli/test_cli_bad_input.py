@@ -281,3 +281,19 @@ def test_a_damaged_part_is_named(project):
         assert str(part) in message and "damaged" in message and "delete it" in message
     part.unlink()
     assert project.done("cache")["encoded"] == rows
+
+
+def test_everything_wrong_with_the_codes_is_listed_and_a_program_may_take_it_for_a_result(project):
+    project.done("scan")
+    result = project.done("cache")
+    first, second = sorted((project.home / "codes" / result["fingerprint"]).glob("part-*"))[:2]
+    first.write_bytes(first.read_bytes()[:50])
+    data = bytearray(second.read_bytes())
+    data[len(data) // 3] ^= 1
+    second.write_bytes(data)
+    message = project("codes", "verify").error
+    count, *lines = message.splitlines()
+    assert count == f"{len(lines)} things are wrong:" and len(lines) == 3
+    assert str(first) in lines[0] and str(second) in lines[1] and "neither cached nor in the quarantine" in lines[2]
+    assert project("codes", "verify", "--json").status == 1
+    assert project.done("codes", "verify", "--exit-zero")["errors"] == lines

@@ -133,3 +133,19 @@ def test_a_reader_that_goes_away_ends_it_quietly(project):
 def test_help_and_wrong_use_answer_without_loading_torch():
     code = "import sys; sys.modules['torch'] = None; from snac_pipeline.cli import main; main(['cache', '--help'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_compacting_says_what_it_would_do_and_does_it(project):
+    project.done("scan")
+    project.done("cache")
+    project.change_settings(caching={"part_utterances": 100})
+    told = project("codes", "compact", "--dry-run")
+    assert (
+        told.status == 0
+        and "merged:                      4" in told.out
+        and "into:                        1" in told.out
+    )
+    assert project.done("codes", "compact")["done"] is True
+    assert project.done("codes", "compact")["merged"] == 0
+    assert project.done("cache")["encoded"] == 0
+    assert project.done("codes", "verify")["parts"] == 1

@@ -15,7 +15,7 @@ from geometries import PUBLISHED, build, thin
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.cache import cache_codes
-from snac_pipeline.codes.parts import part_files
+from snac_pipeline.codes.parts import cached_digests, part_files
 from snac_pipeline.corpus import Corpus, read_audio, read_utterances, scan
 from snac_pipeline.settings import CachingSettings
 
@@ -74,6 +74,12 @@ def all_rows(parts: Path) -> dict[str, list[np.ndarray]]:
             assert row["digest"] not in rows, f"{row['digest']} is there twice"
             rows[row["digest"]] = [np.array(row[name]) for name in sorted(row) if name.startswith("codes_")]
     return rows
+
+
+def places(parts: Path) -> dict[str, Path]:
+    """The part that each digest is read from."""
+    files = part_files(parts)
+    return {digest: files[part] for digest, part in cached_digests(parts).select("digest", "part").rows()}
 
 
 def encoded_alone(codec: Path, utterances: pl.DataFrame) -> dict[str, list[np.ndarray]]:

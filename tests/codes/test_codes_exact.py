@@ -1,17 +1,26 @@
 """Cached codes are those of encoding each file alone, however they were batched, chunked or spread over parts."""
 
 import dataclasses
+import math
+import warnings
 
 import made_codes as made
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
 from geometries import PUBLISHED, build, thin, white
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks
+from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks, windows
+from snac_pipeline.codes.parts import read_codes
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import snac
 
 
 def test_every_cached_row_equals_its_utterance_encoded_alone(cached, codec):
@@ -32,7 +41,21 @@ def test_a_file_shorter_than_a_coarse_frame_has_one_frame(cached, codec):
     assert [len(level) for level in levels] == list(spec.tokens_per_frame)
 
 
-@pytest.mark.parametrize("published", ["24khz", "44khz"])
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_chunks_and_their_context_are_whole_attention_windows(published):
+    spec = PUBLISHED[published]
+    unit = math.lcm(spec.vq_strides[0], spec.attn_window_size or 1)  # latents
+    chunk = spec.segment_frames(2.0)
+    frames = spec.frames_for(spec.samples(5 * chunk) + 1)
+    planned = list(windows(spec, frames, chunk))
+    assert [frame for _, start, end, _ in planned for frame in range(start, end)] == list(range(frames))
+    for window in planned:
+        assert all(frame * spec.vq_strides[0] % unit == 0 for frame in window)
+    for first, start, end, last in planned:
+        assert first == max(0, start - spec.encode_context) and last == min(frames, end + spec.encode_context)
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
 def test_a_long_file_in_chunks_is_the_file_whole(published):
     model = build(thin(PUBLISHED[published]))
     spec = model.spec
@@ -46,18 +69,44 @@ def test_a_long_file_in_chunks_is_the_file_whole(published):
 
     with torch.inference_mode():
         whole = [level[0].numpy() for level in model.encode(torch.from_numpy(audio)[None, None])]
-    for chunked, level in zip(encode_chunks(model, read, frames, chunk), whole, strict=True):
+    for chunked, level in zip(encode_chunks(model, read, frames, chunk, "fp32"), whole, strict=True):
         np.testing.assert_array_equal(chunked, level)
     assert len(np.unique(whole[-1])) > 10
 
 
-def test_files_longer_than_a_batch_are_cached_in_chunks_and_verified(codec, tmp_path):
-    corpus = made.make_corpus(tmp_path / "long", seconds=(1.3, 2.6))
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_files_longer_than_a_batch_are_cached_in_chunks_and_verified(published, tmp_path):
+    """From files to parts, some shorter and some several chunks long."""
+    codec = made.make_codec(tmp_path / "codec", published)
+    spec = PUBLISHED[published]
+    batch_seconds = 1.6 * spec.alignment * spec.frame_seconds
+    corpus = made.make_corpus(tmp_path / "long", seconds=(batch_seconds / 2, 3.3 * batch_seconds, 2 * batch_seconds))
     utterances = made.utterances_of(corpus, tmp_path / "home")
-    result = made.cache(codec, utterances, tmp_path / "home", batch_seconds=0.5)
-    assert result["verified"]["utterances"] == 2
+    result = made.cache(codec, utterances, tmp_path / "home", batch_seconds=batch_seconds, verify=3)
+    assert result["verified"]["utterances"] == 3
     rows = made.all_rows(tmp_path / "home" / "codes" / result["fingerprint"])
     made.assert_same_codes(rows, made.encoded_alone(codec, utterances))
+    assert len(np.unique(np.concatenate([row[-1] for row in rows.values()]))) > 20
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_cached_codes_are_those_of_the_published_package(published, tmp_path):
+    """Scanned, cached and read again: what `snac.SNAC.encode` gives for each file, resampled, with the same weights."""
+    codec = made.make_codec(tmp_path / "codec", published)
+    spec = CodecSpec.from_file(codec / "config.json")
+    theirs = snac.SNAC(**spec.to_dict()).eval()
+    theirs.load_state_dict(SNAC.from_pretrained(codec).state_dict(), strict=True)
+    corpus = made.make_corpus(tmp_path / "speech", seconds=(0.05, 0.4, 0.4, 0.41, 1.3))
+    utterances = made.utterances_of(corpus, tmp_path / "home")
+    result = made.cache(codec, utterances, tmp_path / "home", batch_seconds=1.0)
+    rows = read_codes(tmp_path / "home" / "codes" / result["fingerprint"], utterances["digest"].to_list())
+    assert len(np.unique(np.concatenate(rows["codes_2"].to_list()))) > 20
+    for i, file in enumerate(utterances["file"]):
+        audio, rate = soundfile.read(file, dtype="float32")
+        audio = torch.from_numpy(soxr.resample(audio, rate, spec.sampling_rate))[None, None]
+        with torch.inference_mode():
+            for k, level in enumerate(theirs.encode(audio)):
+                np.testing.assert_array_equal(rows[f"codes_{k}"][i].to_numpy(), level[0].numpy())
 
 
 @given(
@@ -86,5 +135,5 @@ def test_encoding_leaves_the_precision_of_training_alone():
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     spec = dataclasses.replace(thin(PUBLISHED["24khz"]))
-    encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32))
+    encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32), "fp32")
     assert (cudnn.allow_tf32, matmul.allow_tf32) == before

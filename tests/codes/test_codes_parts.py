@@ -1,16 +1,28 @@
 """Parts on disk: whole, named by what they hold, checked when read."""
 
+import json
 import shutil
 
+import made_codes as made
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from geometries import PUBLISHED, random_codes, thin
 
-from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.parts import cached_digests, part_files, read_codes, write_part
-from snac_pipeline.codes.verify import check_codes, compare_sample
+from snac_pipeline.codec import CodecSpec
+from snac_pipeline.codes.parts import (
+    QUARANTINE,
+    cached_digests,
+    encode_quarantine,
+    missing_rows,
+    part_files,
+    part_metadata,
+    read_codes,
+    write_part,
+)
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
 
@@ -26,14 +38,16 @@ def part(folder, digests, seed=0, frames=3, above=0):
     return write_part(folder, digests, lengths, codes, SPEC, {"torch": "test"}), codes
 
 
-def test_the_columns_are_those_of_the_interface(cached):
+def test_the_columns_are_those_of_the_interface_and_the_metadata_says_what_encoded_them(cached, codec):
     home, _, result = cached
     for file in part_files(home / "codes" / result["fingerprint"]):
         schema = pq.read_schema(file)
         assert schema.names == ["digest", "num_samples", "sample_rate", "codes_0", "codes_1", "codes_2"]
         assert all(schema.field(f"codes_{k}").type == pa.list_(pa.uint16()) for k in range(3))
-        assert schema.metadata[b"fingerprint"].decode() == result["fingerprint"]
-        assert {b"torch", b"device"} <= set(schema.metadata)
+        facts = part_metadata(file)
+        assert facts["fingerprint"] == result["fingerprint"]
+        assert CodecSpec.from_dict(json.loads(facts["codec"])) == CodecSpec.from_file(codec / "config.json")
+        assert (facts["torch"], facts["device"]) == (torch.__version__, "cpu")
         assert pq.read_metadata(file).num_row_groups == 1
 
 
@@ -53,7 +67,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
 def test_a_digest_in_two_parts_is_read_from_the_lexically_first(tmp_path):
     written = {file.name: codes for file, codes in (part(tmp_path, ["a", "b"]), part(tmp_path, ["a", "c"], seed=9))}
     first = min(written)
-    assert cached_digests(tmp_path)["a"].name == first
+    assert made.places(tmp_path)["a"].name == first
     rows = read_codes(tmp_path, ["c", "a", "b"])
     assert rows["digest"].to_list() == ["c", "a", "b"]
     assert rows["codes_2"][1].to_list() == written[first][0][2].tolist()
@@ -94,45 +108,28 @@ def test_a_part_that_cannot_be_finished_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def rewritten(parts, digest, change) -> None:
-    """The part that holds `digest`, with `change` made to the row's codes: whole and readable, but wrong."""
-    file = cached_digests(parts)[digest]
-    rows = pq.read_table(file).to_pylist()
-    change(next(row for row in rows if row["digest"] == digest))
-    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(file)), file, write_page_checksum=True)
+def test_only_parts_that_hold_what_is_asked_for_are_read(tmp_path):
+    wanted, _ = part(tmp_path, ["a", "b"])
+    other, _ = part(tmp_path, ["c", "d"])
+    data = bytearray(other.read_bytes())
+    group = pq.read_metadata(other).row_group(0)
+    data[group.column(3).data_page_offset + group.column(3).total_compressed_size - 1] ^= 1
+    other.write_bytes(data)
+    assert read_codes(tmp_path, ["b", "a"])["digest"].to_list() == ["b", "a"]
+    with pytest.raises(PipelineError, match=f"{other.name} is damaged"):
+        read_codes(tmp_path, ["a", "c"])
+    assert wanted != other
 
 
-def test_verifying_finds_one_changed_token(own, cached, codec):
-    _, _, parts = own
-    digests = cached[1]["digest"].to_list()
-    model = SNAC.from_pretrained(codec)
-    assert compare_sample(model, parts, cached[1], digests, 99)["exact"]
-
-    def change(row):
-        row["codes_2"][1] = (row["codes_2"][1] + 1) % SPEC.codebook_size
-
-    rewritten(parts, digests[3], change)
-    found = compare_sample(model, parts, cached[1], digests, 99)
-    assert (found["mismatched"], found["exact"]) == (1, False)
+def test_what_is_missing_keeps_its_order_and_columns(tmp_path):
+    part(tmp_path, ["a", "b"])
+    utterances = pl.DataFrame({"digest": ["d", "b", "c", "a"], "file": ["4", "2", "3", "1"]})
+    assert missing_rows(tmp_path, utterances).rows() == [("d", "4"), ("c", "3")]
+    assert missing_rows(tmp_path / "nothing here", utterances).equals(utterances)
 
 
-def test_verifying_finds_codes_of_another_length(own, cached, codec):
-    digest = cached[1]["digest"][5]
-    rewritten(own[2], digest, lambda row: row["codes_1"].pop())
-    assert not compare_sample(SNAC.from_pretrained(codec), own[2], cached[1], [digest], 1)["exact"]
-
-
-def test_the_check_finds_ranges_and_lengths_and_nothing_else(own, cached, codec):
-    _, utterances, _ = cached
-    model = SNAC.from_pretrained(codec)
-    assert check_codes(own[2], utterances, model) == []
-    high, short = utterances["digest"][0], utterances["digest"][-1]
-    rewritten(own[2], high, lambda row: row["codes_1"].__setitem__(0, SPEC.codebook_size))
-    rewritten(own[2], short, lambda row: row["codes_0"].append(0))
-    assert check_codes(own[2], utterances, model) == [
-        f"{short}: level 0 has not the tokens of its duration",
-        f"{high}: level 1 has a code above {SPEC.codebook_size - 1}",
-    ]
+def test_without_a_quarantine_there_is_an_empty_one(tmp_path):
+    assert encode_quarantine(tmp_path).schema == pl.Schema(QUARANTINE) and encode_quarantine(tmp_path).is_empty()
 
 
 def test_a_home_with_an_odd_name_works(cached, tmp_path):
@@ -140,7 +137,7 @@ def test_a_home_with_an_odd_name_works(cached, tmp_path):
     shutil.copytree(cached[0] / "codes", home)
     [parts] = home.iterdir()
     digests = cached[1]["digest"].to_list()
-    assert set(cached_digests(parts)) == set(digests)
+    assert set(made.places(parts)) == set(digests)
     assert read_codes(parts, digests).columns == [
         "digest",
         "num_samples",

@@ -1,9 +1,15 @@
 """A step finds its result by what it was made from, and makes it again when just that changes."""
 
+import shutil
+
+import made_codes as made
+import numpy as np
 import pytest
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.steps.codes import base_codec, describe_codec, verify_codes
+from snac_pipeline.codes.parts import part_files
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.steps.codes import base_codec, cache, codes_of, compact_codes, describe_codec, verify_codes
 from snac_pipeline.steps.corpus import split_corpora
 from snac_pipeline.steps.tokens import analyze
 from snac_pipeline.steps.training import decoder_results, decoder_run
@@ -54,7 +60,7 @@ def test_splitting_again_moves_nobody(settings):
 
 def test_a_codec_is_described_by_its_own_figures(settings):
     model, folder = base_codec(settings)
-    described = describe_codec(model, settings.base_codec.source)
+    described = describe_codec(settings, model, settings.base_codec.source)
     assert described["source"] == str(folder)
     assert described["tokens_per_second"] == pytest.approx(7 * 24_000 / 2048)
     assert described["parameters"] == sum(p.numel() for p in SNAC.from_pretrained(folder).parameters())
@@ -66,3 +72,49 @@ def test_nothing_is_trained_yet_and_a_limit_is_a_run_of_its_own(settings):
     whole, few = decoder_run(settings, "decoder_24khz"), decoder_run(limited, "decoder_24khz")
     assert whole.folder != few.folder and len(few.train_rows) == 2
     assert decoder_run(settings, "decoder_24khz").folder == whole.folder
+
+
+def with_caching(settings, **changes):
+    return settings.model_copy(update={"caching": settings.caching.model_copy(update=changes)})
+
+
+def test_codes_of_another_precision_are_used_by_every_later_step_and_their_agreement_is_told(settings, tmp_path):
+    shutil.copytree(settings.home, tmp_path / "home")
+    settings = settings.model_copy(update={"home": tmp_path / "home"})
+    rounded = with_caching(settings, precision="bf16")
+    folder = codes_of(rounded, base_codec(rounded)[0])
+    with pytest.raises(PipelineError, match="no codes"):
+        analyze(rounded, "statistics", silent)
+    result = cache(rounded, ["made"], False, silent)  # as the asset does
+    assert (result["precision"], result["fingerprint"], result["encoded"]) == ("bf16", folder.name, 12)
+    exact, given = (made.all_rows(codes_of(s, base_codec(s)[0])) for s in (settings, rounded))
+    sample = sorted(exact)[: rounded.caching.verify]
+    for k in range(3):
+        same = np.concatenate([exact[digest][k] == given[digest][k] for digest in sample])
+        assert result[f"fp32_agreement_level_{k}"] == same.mean() > 0.5
+    file = folder / "agreement.json"
+    written = file.stat().st_mtime_ns
+    again = cache(rounded, ["made"], True, silent)
+    assert (again["encoded"], again["fp32_agreement_level_2"]) == (0, result["fp32_agreement_level_2"])
+    assert file.stat().st_mtime_ns == written, "measured once"
+    assert verify_codes(rounded, ["made"], 12)["exact"]
+    assert "fp32_agreement_level_0" not in cache(settings, ["made"], True, silent)
+
+    assert describe_codec(rounded, base_codec(rounded)[0], "")["fingerprint"] == folder.name
+    ours, others = decoder_run(rounded, "decoder_24khz"), decoder_run(settings, "decoder_24khz")
+    assert ours.inputs.codes_fingerprint == folder.name and ours.folder != others.folder
+    first, second = (analyze(s, "statistics", silent) for s in (settings, rounded))
+    assert first["version"] != second["version"]
+
+
+def test_compacting_is_told_first_then_done_once(settings, tmp_path):
+    shutil.copytree(settings.home / "codes", tmp_path / "codes")
+    own = with_caching(settings, part_utterances=100).model_copy(update={"home": tmp_path})
+    folder = codes_of(own, base_codec(own)[0])
+    before, parts = made.all_rows(folder), part_files(folder)
+    told = compact_codes(own, dry_run=True)
+    assert (told["merged"] >= len(parts) > 1) and told["done"] is False and part_files(folder) == parts
+    assert {**compact_codes(own, dry_run=False), "done": False} == told
+    assert len(part_files(folder)) == 1
+    made.assert_same_codes(made.all_rows(folder), before)
+    assert compact_codes(own, dry_run=False)["merged"] == 0

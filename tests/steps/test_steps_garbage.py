@@ -4,13 +4,16 @@ import os
 import shutil
 import time
 
+import made_codes as made
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from snac_pipeline.codes.parts import cached_digests, part_files
+from snac_pipeline.codes.parts import part_files
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.settings import CachingSettings
+from snac_pipeline.steps.codes import compact_codes
 from snac_pipeline.steps.garbage import collect_garbage
 
 
@@ -40,7 +43,7 @@ def test_in_a_home_where_all_is_needed_nothing_is_found(own):
 
 def test_a_part_goes_when_none_of_its_recordings_is_there_any_more_and_only_when_asked(own):
     folder = parts_of(own)
-    before = cached_digests(folder)
+    before = made.places(folder)
     gone = part_files(folder)[0]
     forget(own, [digest for digest, part in before.items() if part == gone])
 
@@ -49,18 +52,42 @@ def test_a_part_goes_when_none_of_its_recordings_is_there_any_more_and_only_when
     assert gone.exists()
     collect_garbage(own, delete=True)
     assert not gone.exists()
-    assert cached_digests(folder) == {digest: part for digest, part in before.items() if part != gone}
+    assert made.places(folder) == {digest: part for digest, part in before.items() if part != gone}
 
 
-def test_a_part_with_one_needed_recording_stays_whole(own):
+def fullest(settings):
+    """The part with most rows, and its digests."""
+    places = made.places(parts_of(settings))
+    part = max(part_files(parts_of(settings)), key=list(places.values()).count)
+    digests = [digest for digest, place in places.items() if place == part]
+    assert len(digests) > 1
+    return part, digests
+
+
+def test_a_part_of_which_half_is_needed_by_nobody_is_written_again_without_it(own):
     folder = parts_of(own)
-    before = cached_digests(folder)
-    part = max(part_files(folder), key=list(before.values()).count)
-    rows = [digest for digest, place in before.items() if place == part]
-    assert len(rows) > 1
-    forget(own, rows[1:])
-    assert collect_garbage(own, delete=True)["parts"] == 0
-    assert cached_digests(folder) == before
+    before = made.all_rows(folder)
+    part, digests = fullest(own)
+    gone = digests[: -(-len(digests) // 2)]
+    forget(own, gone)
+    listed = collect_garbage(own, delete=False)
+    assert (listed["parts"], listed["parts_rewritten"], listed["rows"]) == (0, 1, len(gone))
+    assert 0 < listed["bytes"] < part.stat().st_size and listed["paths"] == [str(part.relative_to(own.home))]
+    assert made.all_rows(folder).keys() == before.keys()
+    collect_garbage(own, delete=True)
+    assert not part.exists()
+    for digest in gone:
+        del before[digest]
+    made.assert_same_codes(made.all_rows(folder), before)
+    assert collect_garbage(own, delete=True)["rows"] == 0
+
+
+def test_a_part_of_which_most_is_needed_stays_as_it_is(own):
+    compact_codes(own.model_copy(update={"caching": CachingSettings(part_utterances=100)}), dry_run=False)
+    part, digests = fullest(own)
+    forget(own, digests[: (len(digests) - 1) // 2])
+    assert collect_garbage(own, delete=True)["parts_rewritten"] == 0
+    assert part.exists()
 
 
 def test_what_a_killed_process_left_goes_after_a_day(own):

@@ -20,6 +20,7 @@ import polars as pl
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codec.kernels import compile_snake, fuse_snake
 from snac_pipeline.codes.encode import Recording, Window, encode_in_memory, plan_windows, recordings, window_samples
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
 from snac_pipeline.codes.parts import (
@@ -38,9 +39,11 @@ from snac_pipeline.engine.devices import find_devices, readers_for
 from snac_pipeline.engine.local import InlinePool, LocalPool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
-from snac_pipeline.settings import CachingSettings, Precision
+from snac_pipeline.settings import CachingSettings
 
 OnEvent = Callable[[dict[str, Any]], None]
+FUSE_SECONDS = 3600.0
+"""Audio from which on compiling, some 10 s, pays on a CPU."""
 
 SECONDS_PER_EVENT = 1.0
 """Between two events of progress inside of parts."""
@@ -211,8 +214,9 @@ def _encode(
 ) -> None:
     """Have all parts encoded; `run` and the quarantine say what came of them."""
     readers = options.readers or _readers_for(options, devices)
-    work = partial(encode_part, codec, folder, options.batch_seconds, readers)
-    prepare = partial(_prepare, codec, options.batch_seconds, readers)
+    fused = options.compile and set(devices) == {"cpu"} and run.total_seconds >= FUSE_SECONDS and _compiles(on_event)
+    work = partial(encode_part, codec, folder, options, readers, fused)
+    prepare = partial(_prepare, codec, options.batch_seconds, readers, fused)
     told = 0.0
     with contextlib.closing(_open_pool(work, prepare, options, devices)) as pool:
         for event in attempts.run_parts(pool, parts):
@@ -305,18 +309,20 @@ def plan_parts(missing: list[Recording], limit: int, workers: int) -> list[list[
 def encode_part(
     codec: Path,
     folder: Path,
-    batch_seconds: float,
-    precision: Precision,
+    options: CachingSettings,
     readers: int,
+    fused: bool,
     part: list[Recording],
     device: str,
 ) -> Generator[Progress, None, PartResult]:
     """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written.
 
-    Yields its progress after every batch. readers: processes that read ahead; 0: this one reads.
+    Yields its progress after every batch. readers: processes that read ahead; 0: this one reads. fused: whether Snake
+    is compiled.
     """
     started, waited = time.monotonic(), 0.0
-    model = _model(codec, device)
+    batch_seconds = options.batch_seconds
+    model = _model(codec, device, fused)
     spec = model.spec
     plan = list(plan_windows(part, spec, batch_seconds))
     codes: dict[str, list[list[np.ndarray]]] = {item.digest: [[] for _ in range(spec.levels)] for item in part}
@@ -330,7 +336,7 @@ def encode_part(
             unreadable |= {item.digest: e for item, e in zip(window.items, errors, strict=True) if e is not None}
             good = [row for row, item in enumerate(window.items) if item.digest not in unreadable]
             if good:
-                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good], precision)
+                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good], options.precision)
                 for k, (level, count) in enumerate(zip(levels, spec.tokens_per_frame, strict=True)):
                     for row, tokens in zip(good, window.kept(level, count), strict=True):
                         codes[window.items[row].digest][k].append(tokens)
@@ -345,7 +351,7 @@ def encode_part(
             [item.num_samples for item in done],
             [[np.concatenate(level) for level in codes[item.digest]] for item in done],
             spec,
-            {"torch": torch.__version__, "device": device},
+            {"torch": torch.__version__, "device": f"{device}, compiled" if fused else device},
         )
     seconds = sum(item.num_samples for item in done) / spec.sampling_rate
     return PartResult(len(done), seconds, unreadable, time.monotonic() - started, waited)
@@ -363,15 +369,29 @@ _models: dict[tuple[Path, str], SNAC] = {}
 _readers: dict[tuple[int, int, int], Readers] = {}
 
 
-def _prepare(codec: Path, batch_seconds: float, readers: int, device: str) -> None:
+def _prepare(codec: Path, batch_seconds: float, readers: int, fused: bool, device: str) -> None:
     """What a worker has ready before its first part: the codec on its device, and its readers."""
-    spec = _model(codec, device).spec
+    spec = _model(codec, device, fused).spec
     with _reading(readers, spec, batch_seconds):
         pass
 
 
-def _model(codec: Path, device: str) -> SNAC:
+def _compiles(on_event: OnEvent) -> bool:
+    """Whether Snake can be compiled here; workers then find it in torch's cache. This process goes on eagerly, so that
+    its check of a sample is one of the compiled codes against the plain ones."""
+    try:
+        compile_snake()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        on_event({"message": f"encoding without the fused Snake, a third slower: {reason}"})
+        return False
+    return True
+
+
+def _model(codec: Path, device: str, fused: bool) -> SNAC:
     """The codec on `device`, loaded once for each process."""
+    if fused:
+        fuse_snake()
     if (codec, device) not in _models:
         _models[codec, device] = SNAC.from_pretrained(codec).to(device)
     return _models[codec, device]

@@ -109,8 +109,8 @@ def compare_sample(
 
     Those longer than `batch_seconds` are encoded in chunks, as for the cache: whole, an hour would take 20 GB.
     Returns compared utterances and tokens, how many tokens differ, how many of them are ties or follow from one, the
-    rate of tokens that differ of themselves, and whether that is `exact`: where the parts were made on a CPU and this
-    is one, not one token differs; else what `TOLERANCES` allows.
+    rate of tokens that differ of themselves, and whether that is `exact`: where the parts were made on a CPU, eagerly,
+    and this is one, not one token differs; else what `TOLERANCES` allows.
     """
     rows = _sample(utterances, digests, count)
     cached = read_codes(folder, rows["digest"].to_list()) if len(rows) else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import warnings
 
 import made_codes as made
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks, windows
-from snac_pipeline.codes.parts import read_codes
+from snac_pipeline.codes.parts import part_files, part_metadata, read_codes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -137,3 +138,15 @@ def test_encoding_leaves_the_precision_of_training_alone():
     spec = dataclasses.replace(thin(PUBLISHED["24khz"]))
     encode_array(build(spec), np.zeros((1, spec.coarse_frame), np.float32), "fp32")
     assert (cudnn.allow_tf32, matmul.allow_tf32) == before
+
+
+@pytest.mark.slow  # 10 s of compiling in each process, 40 s where torch has not done it before
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler here")
+def test_much_audio_is_encoded_with_a_compiled_snake_and_the_same_codes(cached, codec, tmp_path, monkeypatch):
+    monkeypatch.setattr("snac_pipeline.codes.cache.FUSE_SECONDS", 0.0)
+    home, utterances, eager = cached
+    compiled = made.cache(codec, utterances, tmp_path)
+    folder = tmp_path / "codes" / compiled["fingerprint"]
+    assert {part_metadata(part)["device"] for part in part_files(folder)} == {"cpu, compiled"}
+    assert compiled["verified"]["mismatched"] == 0
+    made.assert_same_codes(made.all_rows(folder), made.all_rows(home / "codes" / eager["fingerprint"]))

@@ -34,10 +34,10 @@ class Losses(Section):
 
     l1: float = pydantic.Field(1.0, ge=0)
     """Mean absolute difference of the waveforms."""
-    stft: float = pydantic.Field(1.0, ge=0)
+    magnitude: float = pydantic.Field(1.0, ge=0)
     """Mean absolute difference of STFT magnitudes, averaged over the scales."""
-    log_stft: float = pydantic.Field(0.0, ge=0)
-    """The same of the logarithms; keeps the noise branch alive, which the other two train away."""
+    log_magnitude: float = pydantic.Field(0.0, ge=0)
+    """The same of the logarithms; keeps the decoder's noise, which L1 trains away and magnitudes in part."""
     mel: float = pydantic.Field(0.0, ge=0)
     """Mean absolute difference of log mel-band magnitudes, averaged over the scales; keeps the level and the timbre of
     a codec that does not follow the waveform's phase, where the first two terms are smallest for output too quiet."""
@@ -45,6 +45,8 @@ class Losses(Section):
     """Pull of the encoder towards the chosen codes; only when the quantizer is trained."""
     codebook: float = pydantic.Field(1.0, ge=0)
     """Pull of the codes towards the encoder; only when the quantizer is trained."""
+    compat: bool = False
+    """STFTs without a window, as older scripts had them: to compare with their figures, not to train better."""
 
 
 class Stage(Section):

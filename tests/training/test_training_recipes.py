@@ -84,7 +84,7 @@ def test_heads_losses_and_optimizer_are_those_of_the_table():
         "phase12": {"native": (0.3, 4096), "double": (1.0, 8192)},
     }
     for recipe in map(shipped, PHASES):
-        assert (recipe.losses.l1, recipe.losses.stft, recipe.losses.log_stft) == (1.0, 1.0, 0.0)
+        assert (recipe.losses.l1, recipe.losses.magnitude, recipe.losses.log_magnitude) == (1.0, 1.0, 0.0)
         assert (recipe.optimizer.grad_clip, recipe.optimizer.weight_decay) == (1.0, 1e-4)
         assert all(b == 2 * a for head in recipe.heads.values() for a, b in itertools.pairwise(head.n_ffts))
         assert not recipe.trains_codes
@@ -148,10 +148,12 @@ def test_an_overlay_that_holds_no_fields_is_named(tmp_path):
 
 def test_an_overlay_replaces_fields_and_lists_and_leaves_the_rest(tmp_path):
     overlay = written(
-        tmp_path, {"phase10": {"losses": {"stft": 0.5}, "curriculum": [{"epochs": 3, "seconds": 2.0}]}}, "overlay.yaml"
+        tmp_path,
+        {"phase10": {"losses": {"magnitude": 0.5}, "curriculum": [{"epochs": 3, "seconds": 2.0}]}},
+        "overlay.yaml",
     )
     laid = load_recipe(written(tmp_path, PHASE10), overlay)
-    assert (laid.losses.l1, laid.losses.stft, laid.losses.log_stft) == (1.0, 0.5, 0.1)
+    assert (laid.losses.l1, laid.losses.magnitude, laid.losses.log_magnitude) == (1.0, 0.5, 0.1)
     assert [lesson.seconds for lesson in laid.curriculum] == [2.0]
     assert load_recipe(written(tmp_path, PHASE12), overlay) == recipe_of(PHASE12)
 

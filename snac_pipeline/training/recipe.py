@@ -19,6 +19,14 @@ published head (those two), and the head at twice the rate."""
 HeadName = Literal["native", "double"]
 """Output at the codec's sampling rate, and at twice that."""
 
+NoiseName = Literal["on", "off", "seeded"]
+"""Where the decoder's noise comes from while training; see training/noise_branch.py."""
+
+
+def _word_of_switch(value: Any) -> Any:
+    """YAML reads a bare `on` or `off` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class Head(Section):
     """An output that the loss looks at."""
@@ -133,8 +141,11 @@ class Recipe(Section):
     batch_size: int = pydantic.Field(ge=1)
     losses: Losses = Losses()
     optimizer: Optimizer = Optimizer()
-    noise: Literal["on", "off"] = "on"
-    """Whether the decoder's noise is drawn while training; validation always uses seeded noise."""
+    noise: Annotated[NoiseName, pydantic.BeforeValidator(_word_of_switch)] = "on"
+    """The decoder's noise while training: drawn anew at every step; left out; or the same for an utterance in every
+    epoch, as decoding it whole with seeded noise has it. Validation always uses seeded noise."""
+    noise_branch: Literal["trained", "frozen"] = "trained"
+    """Whether what scales the noise is trained with the trunk, or stays as it starts."""
     context_frames: int | None = pydantic.Field(None, ge=0)
     """Coarse frames decoded on each side but not supervised; absent: what makes slices exact for this codec."""
     validation: Validation = Validation()
@@ -175,6 +186,11 @@ class Recipe(Section):
     def trains_codes(self) -> bool:
         """Whether encoder or quantizer change, so that audio and not cached codes is the input."""
         return any({"encoder", "quantizer"} & set(stage.learning_rates) for stage in self.stages)
+
+    @property
+    def trains_noise(self) -> bool:
+        """Whether the noise branch gets gradients."""
+        return self.noise != "off" and self.noise_branch == "trained"
 
     def identity(self) -> dict[str, Any]:
         """The fields that change results, for the run's hash."""

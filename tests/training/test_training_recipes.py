@@ -164,6 +164,13 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path, text):
     assert load_recipe(written(tmp_path, content)).optimizer.weight_decay == 1e-5
 
 
+@pytest.mark.parametrize("text, mode", [("on", "on"), ("off", "off"), ("'off'", "off"), ("seeded", "seeded")])
+def test_noise_may_be_switched_as_yaml_switches_things(tmp_path, text, mode):
+    """A bare `off` is false in YAML 1.1."""
+    content = yaml.safe_dump({**PHASE10, "noise": "HERE"}).replace("HERE", text)
+    assert load_recipe(written(tmp_path, content)).noise == mode
+
+
 # ---- identity ------------------------------------------------------------------------------------------------------
 
 OTHER = {
@@ -176,7 +183,8 @@ OTHER = {
     "batch_size": 5,
     "losses": {"l1": 0.5},
     "optimizer": {"weight_decay": 0.0},
-    "noise": "off",
+    "noise": "seeded",
+    "noise_branch": "frozen",
     "context_frames": 0,
     "validation": {"utterances": 2, "seconds": 1.0},
     "codebooks": {"restart_every": 7},

@@ -225,7 +225,7 @@ class Plan:
 
     def batch_size(self, epoch: int) -> int:
         """Slices in a batch."""
-        return int(self.recipe.batch_size * self.recipe.lesson_at(epoch)[0].batch_multiplier)
+        return self.recipe.lesson_at(epoch)[0].batch_of(self.recipe.batch_size)
 
     def batches(self, epoch: int) -> int:
         """Steps in the epoch."""

@@ -4,6 +4,7 @@ In: recipes/*.yaml, and an overlay for short runs. Out: a `Recipe`, whose `ident
 the result and so the run's folder.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,6 +84,10 @@ class Lesson(Section):
     """Length of the supervised segments; rounded to whole coarse frames (with attention: whole windows)."""
     batch_multiplier: float = pydantic.Field(1.0, gt=0)
     """Times batch_size, rounded down."""
+
+    def batch_of(self, batch_size: int) -> int:
+        """batch_size x batch_multiplier, rounded down as decimals are: 100 x 0.29 is 29, not 28.999..."""
+        return int(batch_size * Fraction(str(self.batch_multiplier)))
 
 
 class Optimizer(Section):
@@ -173,7 +178,7 @@ class Recipe(Section):
             if not any(stage.head_weights.get(name, head.weight) for name, head in self.heads.items()):
                 raise ValueError(f"stage {stage.name!r}: every head has weight 0, so there is nothing to learn from")
         for lesson in self.curriculum:
-            if int(self.batch_size * lesson.batch_multiplier) < 1:
+            if lesson.batch_of(self.batch_size) < 1:
                 raise ValueError(f"batch_size {self.batch_size} x {lesson.batch_multiplier} rounds down to 0")
         return self
 

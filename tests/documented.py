@@ -36,10 +36,13 @@ def default_of(field: FieldInfo) -> str:
     return "null" if value is None else str(value)
 
 
-def rows_of(document: Path) -> dict[str, list[str]]:
-    """The rows of a document's tables: cells after the key, by key."""
+def rows_of(document: Path, section: str = "") -> dict[str, list[str]]:
+    """The rows of a document's tables, or of those below the heading `section`: cells after the key, by key."""
+    text = document.read_text()
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
     rows = {}
-    for line in document.read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith("| `"):
             key, *cells = [cell.strip() for cell in line.strip("|").split(" | ")]
             rows[key.strip("`")] = cells

@@ -62,7 +62,9 @@ class Stage(Section):
     """Consecutive epochs with one set of trained parts and one learning-rate curve."""
 
     name: str
+    """What it is called in messages."""
     epochs: int = pydantic.Field(ge=1)
+    """How many, one after the other; over all stages as many as over the curriculum."""
     learning_rates: dict[GroupName, Annotated[float, pydantic.Field(ge=0)]] = pydantic.Field(min_length=1)
     """Peak learning rate of each trained part; parts not listed are frozen."""
     schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
@@ -72,7 +74,7 @@ class Stage(Section):
     """Steps of linear warm-up in front of `constant` and `cosine`."""
     final_fraction: float = pydantic.Field(0.1, ge=0, le=1)
     """Where `cosine` ends, as a fraction of the peak."""
-    head_weights: dict[HeadName, float] = pydantic.Field(default_factory=dict)
+    head_weights: dict[HeadName, Annotated[float, pydantic.Field(ge=0)]] = pydantic.Field(default_factory=dict)
     """Weights that replace those of `heads` during this stage."""
 
 
@@ -80,6 +82,7 @@ class Lesson(Section):
     """Consecutive epochs with one segment length."""
 
     epochs: int = pydantic.Field(ge=1)
+    """How many."""
     seconds: float = pydantic.Field(gt=0)
     """Length of the supervised segments; rounded to whole coarse frames (with attention: whole windows)."""
     batch_multiplier: float = pydantic.Field(1.0, gt=0)
@@ -94,6 +97,7 @@ class Optimizer(Section):
     """AdamW."""
 
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of gradients and of their squares."""
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     """Of convolution directions only, never of gains, biases, Snake's alphas or codebooks."""
     grad_clip: float = pydantic.Field(1.0, gt=0)
@@ -108,6 +112,7 @@ class Validation(Section):
     seconds: float = pydantic.Field(4.0, gt=0)
     """Only so much from the start of each is used."""
     every_epochs: int = pydantic.Field(1, ge=1)
+    """Epochs from one measurement to the next; the last is always measured."""
 
 
 class Codebooks(Section):
@@ -126,7 +131,9 @@ class Checkpoints(Section):
     """When to save. Nothing here changes results, so that a changed cadence resumes the same run."""
 
     every_minutes: float = pydantic.Field(10.0, gt=0)
+    """Minutes from one checkpoint to the next; each epoch ends with one too."""
     every_steps: int | None = pydantic.Field(None, ge=1)
+    """Steps from one to the next; absent: minutes alone decide."""
     keep: int = pydantic.Field(2, ge=1)
     """Newest checkpoints that are kept."""
 
@@ -144,6 +151,7 @@ class Recipe(Section):
     stages: list[Stage] = pydantic.Field(min_length=1)
     curriculum: list[Lesson] = pydantic.Field(min_length=1)
     batch_size: int = pydantic.Field(ge=1)
+    """Segments in a step, before a lesson's multiplier."""
     losses: Losses = Losses()
     optimizer: Optimizer = Optimizer()
     noise: Annotated[NoiseName, pydantic.BeforeValidator(_word_of_switch)] = "on"
@@ -156,10 +164,11 @@ class Recipe(Section):
     validation: Validation = Validation()
     codebooks: Codebooks = Codebooks()
     seed: int = pydantic.Field(0, ge=0)
+    """Of everything drawn at random: new weights, slices, their order, noise."""
     compile: bool = True
     """Use fused kernels where a C++ compiler is found; the eager way is said aloud when taken. Changes rounding."""
     loader_workers: int = pydantic.Field(0, ge=0)
-    """Processes that read ahead; 0: a thread of this one. Does not change results."""
+    """Processes that read ahead; 0: a thread of this one."""
     checkpoints: Checkpoints = Checkpoints()
 
     @pydantic.model_validator(mode="after")

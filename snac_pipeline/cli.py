@@ -180,9 +180,29 @@ def _tokens(options: argparse.Namespace, settings: Settings, on_event: OnEvent) 
 
 
 def _recipe(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    if options.file == "import":
+        return _recipe_import(options)
+    if options.old or options.phase or options.output or options.ignore:
+        options.wrong_use("FILE alone shows a recipe; --phase, --output and --ignore go with `import OLD.json`")
     from snac_pipeline.training.recipe import load_recipe
 
     return load_recipe(options.file, settings.training.overlay).model_dump(mode="json")
+
+
+def _recipe_import(options: argparse.Namespace) -> Result:
+    if options.old is None:
+        options.wrong_use("import needs the older script's JSON config: import OLD.json")
+    from snac_pipeline.training.importing import import_config, write_imported
+
+    imported = import_config(options.old, options.phase, options.ignore)
+    if options.output is not None:
+        write_imported(imported, options.output)
+    if options.json:
+        recipe = str(options.output) if options.output else imported.recipe.model_dump(mode="json")
+        return {"recipe": recipe, "for_pipeline_yaml": imported.pipeline, "left_out": imported.ignored}
+    written = f"wrote {options.output}; it says on top what belongs in pipeline.yaml:\n{imported.pipeline_lines()}"
+    print(written if options.output else imported.text(), end="", flush=True)
+    return {}
 
 
 def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -309,9 +329,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     tokens.add_argument("what", choices=["statistics", "sequences", "bpe"])
     recipe = add(
-        "recipe", _recipe, "check a recipe and show its defaults", "  snac-pipeline recipe recipes/phase10.yaml"
+        "recipe",
+        _recipe,
+        "check a recipe and show its defaults, or make one from an older script's JSON config",
+        "  snac-pipeline recipe recipes/phase10.yaml\n  snac-pipeline recipe import old.json --phase phase10\n"
+        "  snac-pipeline recipe import old.json --phase phase12 --output recipes/mine.yaml --ignore wandb_project",
     )
-    recipe.add_argument("file", type=Path)
+    recipe.add_argument("file", metavar="FILE | import", help="a recipe, or the word `import`")
+    recipe.add_argument("old", nargs="?", type=Path, metavar="OLD.json", help="import: the older config")
+    recipe.add_argument("--phase", choices=["phase10", "phase11", "phase12"], help="import: where OLD.json lacks it")
+    recipe.add_argument("--output", type=Path, metavar="FILE", help="import: write the recipe, instead of printing it")
+    recipe.add_argument("--ignore", action="append", default=[], metavar="KEY", help="import: leave out this key")
+    recipe.set_defaults(wrong_use=recipe.error)
     add("status", _status, "what is there: corpora, codes, runs", "  snac-pipeline status")
     demo = add(
         "demo",

@@ -1,12 +1,10 @@
 """pipeline.yaml: what is read, where paths count from, and that every key is explained."""
 
-import types
-import typing
 from pathlib import Path
 
-import pydantic
 import pytest
 import yaml
+from documented import default_of, keys, rows_of
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, read_yaml
@@ -147,43 +145,15 @@ def test_something_has_to_be_left_to_train_on(tmp_path):
 # docs/settings.md -----------------------------------------------------------------------------------------------------
 
 
-def keys(model: type[pydantic.BaseModel] = Settings, before: str = "") -> dict[str, pydantic.fields.FieldInfo]:
-    """Every key that holds a value, by its place: "caching.verify", "corpora.<name>.path"."""
-    found = {}
-    for name, field in model.model_fields.items():
-        kind, place = field.annotation, before + name
-        if typing.get_origin(kind) is dict:
-            kind, place = typing.get_args(kind)[-1], place + ".<name>"
-        if not isinstance(kind, types.UnionType) and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-            found |= keys(kind, place + ".")
-        else:
-            found[place] = field
-    return found
-
-
-def default_of(field: pydantic.fields.FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    return "null" if value is None else str(value)
-
-
-def documented() -> dict[str, list[str]]:
-    """The rows of the tables in docs/settings.md: cells after the key, by key."""
-    rows = {}
-    for line in (REPOSITORY / "docs" / "settings.md").read_text().splitlines():
-        if line.startswith("| `"):
-            key, *cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-            rows[key.strip("`")] = cells
-    return rows
+DOCUMENT = REPOSITORY / "docs" / "settings.md"
 
 
 def test_every_key_is_explained_and_no_other():
-    assert list(documented()) == list(keys())
-    assert all(len(meaning) > 15 for _, _, meaning in documented().values())
+    assert list(rows_of(DOCUMENT)) == list(keys(Settings))
+    assert all(len(meaning) > 15 for _, _, meaning in rows_of(DOCUMENT).values())
 
 
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", keys(Settings))
 def test_the_default_that_is_written_is_the_default(key):
-    _, default, _ = documented()[key]
-    assert default.strip("`") == default_of(keys()[key])
+    _, default, _ = rows_of(DOCUMENT)[key]
+    assert default.strip("`") == default_of(keys(Settings)[key])

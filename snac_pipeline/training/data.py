@@ -39,6 +39,8 @@ class Batch:
     """First supervised coarse frame of each window."""
     valid_B: Tensor
     """Supervised coarse frames that exist."""
+    start_B: Tensor
+    """First coarse frame of each window in its utterance."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -50,6 +52,7 @@ class Batch:
             None if self.frames_B is None else self.frames_B.to(device),
             self.offset_B.to(device),
             self.valid_B.to(device),
+            self.start_B.to(device),
         )
 
 
@@ -102,6 +105,7 @@ def collate(items: list[dict]) -> Batch:
         frames_B=torch.tensor([s.present for s in slices]) if any(s.present < s.window for s in slices) else None,
         offset_B=torch.tensor([s.offset for s in slices]),
         valid_B=torch.tensor([s.valid for s in slices]),
+        start_B=torch.tensor([s.window_start for s in slices]),
     )
 
 

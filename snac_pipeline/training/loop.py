@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snac_pipeline.codec import SNAC, Noise
+from snac_pipeline.codec import SNAC
 from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, write_json, write_text
@@ -30,6 +30,7 @@ from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.data import Batch, SpeechSlices, read_batches
 from snac_pipeline.training.losses import reconstruction_losses
 from snac_pipeline.training.model import build_optimizer, enter_stage, output_rates, trained_parameters
+from snac_pipeline.training.noise_branch import NoiseGain, noise_of
 from snac_pipeline.training.recipe import Recipe
 from snac_pipeline.training.schedules import learning_rate_factor
 from snac_pipeline.training.slices import batches_per_epoch, plan_epoch
@@ -77,7 +78,7 @@ def train(
     plan = Plan(recipe, model, speech)
     care = CodebookCare(model, recipe.codebooks)
     progress = _resume(run, model, optimizer, care, on_event) or Progress()
-    baseline = _baseline(recipe, model, held_out, run, fresh=progress.step == 0, on_event=on_event)
+    baseline = _baseline(recipe, model, held_out, run, progress, on_event)
     started, audio_seconds, logged, saved = time.monotonic(), 0.0, 0.0, time.monotonic()
     model.train()
 
@@ -96,7 +97,7 @@ def train(
     with _signals() as stop_requested:
         for epoch in range(progress.epoch, recipe.epochs):
             stage, stage_start = recipe.stage_at(epoch)
-            enter_stage(stage, model)
+            enter_stage(stage, model, trains_noise=recipe.trains_noise)
             batches = plan.epoch(epoch)
             stage_steps = sum(plan.batches(e) for e in range(stage_start, stage_start + stage.epochs))
             stage_done = sum(plan.batches(e) for e in range(stage_start, epoch))
@@ -135,8 +136,7 @@ def train(
                     raise Interrupted(f"stopped at step {progress.step} of {plan.steps}; run it again to go on")
             save()  # before measuring, which takes its time; a run stopped meanwhile measures again
             if (epoch + 1) % recipe.validation.every_epochs == 0 or epoch + 1 == recipe.epochs:
-                losses = held_out.measure(model, recipe)
-                entry = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
+                _, entry = _measure(recipe, model, held_out)
                 progress.history.append({"step": progress.step, "epoch": epoch, **entry})
                 on_event({"message": f"epoch {epoch + 1} of {recipe.epochs} done, held-out {_words(entry)}", **entry})
             progress.epoch, progress.batch = epoch + 1, 0
@@ -170,7 +170,7 @@ def training_step(
         with torch.no_grad():
             latents = model.quantizer.from_codes(batch.codes)
     rates = {name: rate for name, rate in output_rates(recipe, model.spec).items() if weights[name] > 0}
-    noise = Noise("upstream" if recipe.noise == "on" else "off")
+    noise = noise_of(recipe.noise, batch, model.spec)
     outputs = model.synthesize(
         latents, noise, list(rates.values()), detach_native=recipe.detach_native, frames_B=batch.frames_B
     )
@@ -225,7 +225,7 @@ class Plan:
 
     def batch_size(self, epoch: int) -> int:
         """Slices in a batch."""
-        return int(self.recipe.batch_size * self.recipe.lesson_at(epoch)[0].batch_multiplier)
+        return self.recipe.lesson_at(epoch)[0].batch_of(self.recipe.batch_size)
 
     def batches(self, epoch: int) -> int:
         """Steps in the epoch."""
@@ -261,16 +261,25 @@ def _resume(
 
 
 def _baseline(
-    recipe: Recipe, model: SNAC, held_out: HeldOut, run: Path, *, fresh: bool, on_event: OnEvent
+    recipe: Recipe, model: SNAC, held_out: HeldOut, run: Path, progress: Progress, on_event: OnEvent
 ) -> dict[int, np.ndarray]:
     """The held-out losses before the first step, measured once and kept in the run folder."""
     file = run / "baseline_metrics.json"
-    if fresh or not file.exists():
-        losses = held_out.measure(model, recipe)
+    if progress.step == 0 or not file.exists():
+        losses, entry = _measure(recipe, model, held_out)
         write_json(file, {str(rate): values.tolist() for rate, values in losses.items()})
-        means = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
-        on_event({"message": f"before training: held-out {_words(means)}", **means})
+        on_event({"message": f"before training: held-out {_words(entry)}", **entry})
+        if progress.step == 0 and "noise_gain" in entry:
+            progress.history.append({"step": 0, "noise_gain": entry["noise_gain"]})
     return {int(rate): np.array(values) for rate, values in read_json(file).items()}
+
+
+def _measure(recipe: Recipe, model: SNAC, held_out: HeldOut) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """The held-out losses, and what is told of them: their means, and how loud the decoder's noise is."""
+    with NoiseGain(model) as gain:
+        losses = held_out.measure(model, recipe)
+    entry = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
+    return losses, {**entry, "noise_gain": gain.values()} if gain.blocks else entry
 
 
 def _checkpoint_due(recipe: Recipe, step: int, seconds: float) -> bool:
@@ -291,8 +300,10 @@ def _report(progress: Progress, plan: Plan, loss: float, audio_seconds: float, s
     }
 
 
-def _words(entry: dict[str, float]) -> str:
-    return ", ".join(f"{key.removeprefix('val_')} Hz: {value:.4f}" for key, value in entry.items())
+def _words(entry: dict[str, Any]) -> str:
+    losses = [f"{key.removeprefix('val_')} Hz: {value:.4f}" for key, value in entry.items() if key.startswith("val_")]
+    gains = " ".join(f"{gain:.3f}" for gain in entry.get("noise_gain", []))
+    return ", ".join([*losses, *([f"noise gain {gains}"] if gains else [])])
 
 
 def _not_finite(run: Path, progress: Progress, batch: Batch, speech: Speech) -> PipelineError:

@@ -16,12 +16,16 @@ MEL_FLOOR = 1e-4
 """Least magnitude of a mel band, for bands that no bin falls into."""
 
 
-def stft_magnitude(audio_BT: Tensor, n_fft: int) -> Tensor:
-    """Magnitudes (B, n_fft / 2 + 1, frames) with a Hann window and a hop of n_fft / 4, mirrored at the ends."""
+def stft_magnitude(audio_BT: Tensor, n_fft: int, *, windowed: bool = True) -> Tensor:
+    """Magnitudes (B, n_fft / 2 + 1, frames) with a hop of n_fft / 4, mirrored at the ends.
+
+    windowed: with a periodic Hann window; else none at all, as older scripts for this codec had it.
+    """
     missing = n_fft // 2 + 1 - audio_BT.shape[-1]
     if missing > 0:
         audio_BT = F.pad(audio_BT, (0, missing))  # the mirror needs more than half a window
-    window = torch.hann_window(n_fft, device=audio_BT.device, dtype=audio_BT.dtype)
+    shape = torch.hann_window if windowed else torch.ones
+    window = shape(n_fft, device=audio_BT.device, dtype=audio_BT.dtype)
     spectrum = torch.stft(audio_BT, n_fft, hop_length=n_fft // 4, window=window, return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=POWER_FLOOR).sqrt()
 
@@ -39,32 +43,37 @@ def reconstruction_losses(
 ) -> Tensor:
     """The weighted loss of each item, shape (B,).
 
-    L1 is the mean of |estimate - target| over an item's first valid_B samples. The STFT terms are the mean over time
-    and frequency of |S(estimate) - S(target)| (or of the natural logarithms), averaged over `n_ffts`, and the mel term
-    is that of the logarithms of mel-band magnitudes (Kong et al., 2020, "HiFi-GAN", eq. 4); samples after valid_B are
-    zeroed in both signals, and the mean is over the frames centred on samples that exist.
+    L1 is the mean of |estimate - target| over an item's first valid_B samples. The spectral terms are means over time
+    and frequency, averaged over `n_ffts`: of |S(estimate) - S(target)| for `magnitude`, S being `stft_magnitude`; of
+    the natural logarithms of S for `log_magnitude`; of those of mel bands of S for `mel` (Kong et al., 2020,
+    "HiFi-GAN", eq. 4). Samples after valid_B are zeroed in both signals, and the means are over the frames centred on
+    samples that exist.
+
+    The terms have different sizes: for a small white error `magnitude` is sqrt(3 n_fft / 16) times L1, 20 times at an
+    n_fft of 2048, since its STFT is not normalised.
     """
     mask = torch.arange(target_B1T.shape[-1], device=valid_B.device) < valid_B[:, None]
     estimate, target = estimate_B1T[:, 0] * mask, target_B1T[:, 0] * mask
     total = torch.zeros_like(valid_B, dtype=estimate.dtype)
     if weights.l1:
         total = total + weights.l1 * (estimate - target).abs().sum(dim=1) / valid_B
-    if weights.stft or weights.log_stft or weights.mel:
+    if weights.magnitude or weights.log_magnitude or weights.mel:
         for n_fft in n_ffts:
-            ours, theirs = stft_magnitude(estimate, n_fft), stft_magnitude(target, n_fft)
+            pair = [stft_magnitude(audio, n_fft, windowed=not weights.compat) for audio in (estimate, target)]
             frames_B = valid_B // (n_fft // 4) + 1
-            if weights.stft:
-                total = total + weights.stft / len(n_ffts) * _mean((ours - theirs).abs(), frames_B)
-            if weights.log_stft:
-                total = total + weights.log_stft / len(n_ffts) * _mean((ours.log() - theirs.log()).abs(), frames_B)
+            if weights.magnitude:
+                total = total + weights.magnitude / len(n_ffts) * _distance(*pair, frames_B)
+            if weights.log_magnitude:
+                logs = (magnitude.log() for magnitude in pair)
+                total = total + weights.log_magnitude / len(n_ffts) * _distance(*logs, frames_B)
             if weights.mel:
-                bank = mel_bank(n_fft, sample_rate).to(ours)
-                ours, theirs = ((bank @ magnitude).clamp(min=MEL_FLOOR).log() for magnitude in (ours, theirs))
-                total = total + weights.mel / len(n_ffts) * _mean((ours - theirs).abs(), frames_B)
+                bank = mel_bank(n_fft, sample_rate).to(estimate)
+                bands = ((bank @ magnitude).clamp(min=MEL_FLOOR).log() for magnitude in pair)
+                total = total + weights.mel / len(n_ffts) * _distance(*bands, frames_B)
     return total
 
 
-def _mean(difference_BFT: Tensor, frames_B: Tensor) -> Tensor:
-    """Mean over frequency and each item's first frames."""
-    kept = torch.arange(difference_BFT.shape[-1], device=frames_B.device) < frames_B[:, None]
-    return (difference_BFT.mean(dim=1) * kept).sum(dim=1) / frames_B
+def _distance(ours_BFT: Tensor, theirs_BFT: Tensor, frames_B: Tensor) -> Tensor:
+    """Mean absolute difference over frequency and each item's first frames."""
+    kept = torch.arange(ours_BFT.shape[-1], device=frames_B.device) < frames_B[:, None]
+    return ((ours_BFT - theirs_BFT).abs().mean(dim=1) * kept).sum(dim=1) / frames_B

@@ -7,6 +7,7 @@ from torch import nn
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.training.noise_branch import noise_blocks
 from snac_pipeline.training.recipe import GroupName, HeadName, Recipe, Stage
 
 DECAYED = ("original1",)
@@ -96,11 +97,14 @@ def build_optimizer(recipe: Recipe, model: SNAC) -> torch.optim.AdamW:
     )
 
 
-def enter_stage(stage: Stage, model: SNAC) -> None:
-    """Let gradients flow into the stage's groups only."""
+def enter_stage(stage: Stage, model: SNAC, *, trains_noise: bool = True) -> None:
+    """Let gradients flow into the stage's groups only, and into the trunk's noise branch only if it is trained."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(group_of(name, model) in stage.learning_rates)
         parameter.grad = None
+    if not trains_noise:
+        for block in noise_blocks(model):
+            block.requires_grad_(False)
 
 
 def trained_parameters(model: SNAC) -> Iterator[nn.Parameter]:

@@ -4,6 +4,7 @@ In: recipes/*.yaml, and an overlay for short runs. Out: a `Recipe`, whose `ident
 the result and so the run's folder.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,14 @@ published head (those two), and the head at twice the rate."""
 
 HeadName = Literal["native", "double"]
 """Output at the codec's sampling rate, and at twice that."""
+
+NoiseName = Literal["on", "off", "seeded"]
+"""Where the decoder's noise comes from while training; see training/noise_branch.py."""
+
+
+def _word_of_switch(value: Any) -> Any:
+    """YAML reads a bare `on` or `off` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Head(Section):
@@ -34,10 +43,10 @@ class Losses(Section):
 
     l1: float = pydantic.Field(1.0, ge=0)
     """Mean absolute difference of the waveforms."""
-    stft: float = pydantic.Field(1.0, ge=0)
+    magnitude: float = pydantic.Field(1.0, ge=0)
     """Mean absolute difference of STFT magnitudes, averaged over the scales."""
-    log_stft: float = pydantic.Field(0.0, ge=0)
-    """The same of the logarithms; keeps the noise branch alive, which the other two train away."""
+    log_magnitude: float = pydantic.Field(0.0, ge=0)
+    """The same of the logarithms; keeps the decoder's noise, which L1 trains away and magnitudes in part."""
     mel: float = pydantic.Field(0.0, ge=0)
     """Mean absolute difference of log mel-band magnitudes, averaged over the scales; keeps the level and the timbre of
     a codec that does not follow the waveform's phase, where the first two terms are smallest for output too quiet."""
@@ -45,13 +54,17 @@ class Losses(Section):
     """Pull of the encoder towards the chosen codes; only when the quantizer is trained."""
     codebook: float = pydantic.Field(1.0, ge=0)
     """Pull of the codes towards the encoder; only when the quantizer is trained."""
+    compat: bool = False
+    """STFTs without a window, as older scripts had them: to compare with their figures, not to train better."""
 
 
 class Stage(Section):
     """Consecutive epochs with one set of trained parts and one learning-rate curve."""
 
     name: str
+    """What it is called in messages."""
     epochs: int = pydantic.Field(ge=1)
+    """How many, one after the other; over all stages as many as over the curriculum."""
     learning_rates: dict[GroupName, Annotated[float, pydantic.Field(ge=0)]] = pydantic.Field(min_length=1)
     """Peak learning rate of each trained part; parts not listed are frozen."""
     schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
@@ -61,7 +74,7 @@ class Stage(Section):
     """Steps of linear warm-up in front of `constant` and `cosine`."""
     final_fraction: float = pydantic.Field(0.1, ge=0, le=1)
     """Where `cosine` ends, as a fraction of the peak."""
-    head_weights: dict[HeadName, float] = pydantic.Field(default_factory=dict)
+    head_weights: dict[HeadName, Annotated[float, pydantic.Field(ge=0)]] = pydantic.Field(default_factory=dict)
     """Weights that replace those of `heads` during this stage."""
 
 
@@ -69,16 +82,22 @@ class Lesson(Section):
     """Consecutive epochs with one segment length."""
 
     epochs: int = pydantic.Field(ge=1)
+    """How many."""
     seconds: float = pydantic.Field(gt=0)
     """Length of the supervised segments; rounded to whole coarse frames (with attention: whole windows)."""
     batch_multiplier: float = pydantic.Field(1.0, gt=0)
     """Times batch_size, rounded down."""
+
+    def batch_of(self, batch_size: int) -> int:
+        """batch_size x batch_multiplier, rounded down as decimals are: 100 x 0.29 is 29, not 28.999..."""
+        return int(batch_size * Fraction(str(self.batch_multiplier)))
 
 
 class Optimizer(Section):
     """AdamW."""
 
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of gradients and of their squares."""
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     """Of convolution directions only, never of gains, biases, Snake's alphas or codebooks."""
     grad_clip: float = pydantic.Field(1.0, gt=0)
@@ -93,6 +112,7 @@ class Validation(Section):
     seconds: float = pydantic.Field(4.0, gt=0)
     """Only so much from the start of each is used."""
     every_epochs: int = pydantic.Field(1, ge=1)
+    """Epochs from one measurement to the next; the last is always measured."""
 
 
 class Codebooks(Section):
@@ -111,7 +131,9 @@ class Checkpoints(Section):
     """When to save. Nothing here changes results, so that a changed cadence resumes the same run."""
 
     every_minutes: float = pydantic.Field(10.0, gt=0)
+    """Minutes from one checkpoint to the next; each epoch ends with one too."""
     every_steps: int | None = pydantic.Field(None, ge=1)
+    """Steps from one to the next; absent: minutes alone decide."""
     keep: int = pydantic.Field(2, ge=1)
     """Newest checkpoints that are kept."""
 
@@ -129,19 +151,24 @@ class Recipe(Section):
     stages: list[Stage] = pydantic.Field(min_length=1)
     curriculum: list[Lesson] = pydantic.Field(min_length=1)
     batch_size: int = pydantic.Field(ge=1)
+    """Segments in a step, before a lesson's multiplier."""
     losses: Losses = Losses()
     optimizer: Optimizer = Optimizer()
-    noise: Literal["on", "off"] = "on"
-    """Whether the decoder's noise is drawn while training; validation always uses seeded noise."""
+    noise: Annotated[NoiseName, pydantic.BeforeValidator(_word_of_switch)] = "on"
+    """The decoder's noise while training: drawn anew at every step; left out; or the same for an utterance in every
+    epoch, as decoding it whole with seeded noise has it. Validation always uses seeded noise."""
+    noise_branch: Literal["trained", "frozen"] = "trained"
+    """Whether what scales the noise is trained with the trunk, or stays as it starts."""
     context_frames: int | None = pydantic.Field(None, ge=0)
     """Coarse frames decoded on each side but not supervised; absent: what makes slices exact for this codec."""
     validation: Validation = Validation()
     codebooks: Codebooks = Codebooks()
     seed: int = pydantic.Field(0, ge=0)
+    """Of everything drawn at random: new weights, slices, their order, noise."""
     compile: bool = True
     """Use fused kernels where a C++ compiler is found; the eager way is said aloud when taken. Changes rounding."""
     loader_workers: int = pydantic.Field(0, ge=0)
-    """Processes that read ahead; 0: a thread of this one. Does not change results."""
+    """Processes that read ahead; 0: a thread of this one."""
     checkpoints: Checkpoints = Checkpoints()
 
     @pydantic.model_validator(mode="after")
@@ -160,7 +187,7 @@ class Recipe(Section):
             if not any(stage.head_weights.get(name, head.weight) for name, head in self.heads.items()):
                 raise ValueError(f"stage {stage.name!r}: every head has weight 0, so there is nothing to learn from")
         for lesson in self.curriculum:
-            if int(self.batch_size * lesson.batch_multiplier) < 1:
+            if lesson.batch_of(self.batch_size) < 1:
                 raise ValueError(f"batch_size {self.batch_size} x {lesson.batch_multiplier} rounds down to 0")
         return self
 
@@ -173,6 +200,11 @@ class Recipe(Section):
     def trains_codes(self) -> bool:
         """Whether encoder or quantizer change, so that audio and not cached codes is the input."""
         return any({"encoder", "quantizer"} & set(stage.learning_rates) for stage in self.stages)
+
+    @property
+    def trains_noise(self) -> bool:
+        """Whether the noise branch gets gradients."""
+        return self.noise != "off" and self.noise_branch == "trained"
 
     def identity(self) -> dict[str, Any]:
         """The fields that change results, for the run's hash."""

@@ -117,7 +117,7 @@ PHASE10: dict[str, Any] = {
     "stages": [{"name": "main", "epochs": 3, "learning_rates": {"trunk": 1e-3, "native_head": 1e-3}}],
     "curriculum": [{"epochs": 1, "seconds": 0.25, "batch_multiplier": 2}, {"epochs": 2, "seconds": 0.5}],
     "batch_size": 4,
-    "losses": {"l1": 1.0, "stft": 1.0, "log_stft": 0.1},
+    "losses": {"l1": 1.0, "magnitude": 1.0, "log_magnitude": 0.1},
     "validation": {"utterances": 3, "seconds": 1.0},
     "compile": False,
 }

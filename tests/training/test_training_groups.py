@@ -118,7 +118,8 @@ def test_a_recipe_without_a_codec_needs_one_to_start_from():
 def batch_of(spec, rates, frames=8):
     codes = random_codes(spec, frames, batch=2)
     targets = {rate: 0.1 * torch.randn(2, 1, spec.samples(frames, rate)) for rate in rates}
-    return Batch([0, 1], codes, None, targets, None, torch.zeros(2, dtype=torch.int64), torch.full((2,), frames))
+    zeros = torch.zeros(2, dtype=torch.int64)
+    return Batch([0, 1], codes, None, targets, None, zeros, torch.full((2,), frames), zeros)
 
 
 def native_head_gradients(dual, recipe, weights):
@@ -145,14 +146,3 @@ def test_detached_the_48_khz_loss_reaches_the_trunk_but_not_the_24_khz_output(du
 def test_attached_it_reaches_the_24_khz_output_too(dual):
     size = native_head_gradients(dual, recipe_of(PHASE12, detach_native=False), {"native": 0.0, "double": 1.0})
     assert size["native_head"] > 0
-
-
-def test_noise_is_drawn_in_training_unless_the_recipe_turns_it_off(base):
-    batch, losses = batch_of(base.spec, (NATIVE,)), {}
-    for noise in ("on", "off"):
-        recipe = recipe_of(PHASE10, noise=noise)
-        model = build_model(recipe, base)
-        care = CodebookCare(model, recipe.codebooks)
-        losses[noise] = {training_step(recipe, model, batch, {"native": 1.0}, care, 0).item() for _ in range(3)}
-    assert len(losses["on"]) == 3
-    assert len(losses["off"]) == 1

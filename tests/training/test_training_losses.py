@@ -1,7 +1,8 @@
-"""The loss terms against sums done by hand."""
+"""The loss terms against sums done by hand, and against auraloss where the definitions meet."""
 
 import math
 
+import auraloss
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from snac_pipeline.training.losses import POWER_FLOOR, mel_bank, reconstruction_losses, stft_magnitude
 from snac_pipeline.training.recipe import Losses
 
-TERM_NAMES = ("l1", "stft", "log_stft", "mel")
-ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL = (
+TERM_NAMES = ("l1", "magnitude", "log_magnitude", "mel")
+ONLY_L1, ONLY_MAGNITUDE, ONLY_LOG, ONLY_MEL = (
     Losses(**{name: float(name == term) for name in TERM_NAMES}) for term in TERM_NAMES
 )
-TERMS = pytest.mark.parametrize("weights", [ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL], ids=TERM_NAMES)
+TERMS = pytest.mark.parametrize("weights", [ONLY_L1, ONLY_MAGNITUDE, ONLY_LOG, ONLY_MEL], ids=TERM_NAMES)
 N_FFTS = [64, 128]
 RATE = 24_000
 
@@ -43,6 +44,24 @@ def test_the_stft_is_the_windowed_one_with_a_hop_of_a_quarter(n_fft):
     torch.testing.assert_close(ours, by_hand(audio[0], n_fft), rtol=1e-4, atol=2e-4)
     unwindowed = torch.stft(audio[0], n_fft, n_fft // 4, window=torch.ones(n_fft), return_complex=True).abs()
     assert (ours - unwindowed).abs().mean() > 0.1 * ours.mean()
+    torch.testing.assert_close(stft_magnitude(audio, n_fft, windowed=False)[0], unwindowed, rtol=1e-5, atol=1e-4)
+
+
+def test_compat_is_the_older_magnitude_loss_without_a_window():
+    ours, theirs = sound(9000, batch=2, seed=1), sound(9000, batch=2, seed=2)
+
+    def older(n_fft, item):
+        a, b = (torch.stft(x[item, 0], n_fft, n_fft // 4, window=torch.ones(n_fft), return_complex=True).abs()
+                for x in (ours, theirs))  # fmt: skip
+        return (a - b).abs().mean()
+
+    scales = [1024, 2048, 4096]
+    expected = torch.stack([torch.stack([older(n, item) for n in scales]).mean() for item in (0, 1)])
+    compat = ONLY_MAGNITUDE.model_copy(update={"compat": True})
+    found = reconstruction_losses(ours, theirs, full(ours), RATE, scales, compat)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    windowed = reconstruction_losses(ours, theirs, full(ours), RATE, scales, ONLY_MAGNITUDE)
+    assert (windowed / found - math.sqrt(3 / 8)).abs().max() < 0.02  # what the window leaves of white noise
 
 
 @TERMS
@@ -63,7 +82,7 @@ def test_the_stft_terms_are_means_over_scales_time_and_frequency():
     pairs = [(by_hand(ours[0, 0], n), by_hand(theirs[0, 0], n)) for n in N_FFTS]
     linear = torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
     logarithmic = torch.stack([(a.log() - b.log()).abs().mean() for a, b in pairs]).mean()
-    torch.testing.assert_close(reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_STFT)[0], linear)
+    torch.testing.assert_close(reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_MAGNITUDE)[0], linear)
     found = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, ONLY_LOG)[0]
     torch.testing.assert_close(found, logarithmic, rtol=1e-3, atol=0)
 
@@ -91,6 +110,52 @@ def triangles(bands, n_fft):
     return bank
 
 
+def aura(n_ffts, **terms):
+    """auraloss's loss of one item at our scales, averaged over them."""
+    return auraloss.freq.MultiResolutionSTFTLoss(
+        fft_sizes=n_ffts, hop_sizes=[n // 4 for n in n_ffts], win_lengths=n_ffts, w_sc=0.0, **terms
+    )
+
+
+@pytest.mark.parametrize("name, theirs", [("magnitude", "w_lin_mag"), ("log_magnitude", "w_log_mag")])
+@pytest.mark.parametrize("window", ["hann_window", "ones"])
+@pytest.mark.parametrize("silent", [False, True], ids=["noise", "beside_silence"])
+def test_the_stft_terms_are_those_of_auraloss(name, theirs, window, silent):
+    estimate, target = sound(30_000, seed=1), sound(30_000, seed=2)
+    if silent:
+        estimate[..., 10_000:] = 0.0
+    terms = {"w_lin_mag": 0.0, "w_log_mag": 0.0, theirs: 1.0, "window": window}
+    weights = Losses(**{term: float(term == name) for term in TERM_NAMES}, compat=window == "ones")
+    found = reconstruction_losses(estimate, target, full(target), RATE, [1024, 2048, 4096], weights)[0]
+    torch.testing.assert_close(found, aura([1024, 2048, 4096], **terms)(estimate, target), rtol=1e-5, atol=0)
+
+
+def test_the_mel_term_is_that_of_auraloss_with_our_filters():
+    """Its own filters are librosa's (Slaney's scale, of area 1), with no floor under the bands: there they part."""
+    estimate, target = sound(30_000, seed=1), sound(30_000, seed=2)
+    theirs = auraloss.freq.STFTLoss(2048, 512, 2048, w_sc=0.0)
+    theirs.fb, theirs.scale = mel_bank(2048, RATE), "mel"
+    found = reconstruction_losses(estimate, target, full(target), RATE, [2048], ONLY_MEL)[0]
+    torch.testing.assert_close(found, theirs(estimate, target), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("n_fft", [512, 2048])
+def test_the_magnitude_term_is_no_l1_of_real_and_imaginary_parts_and_outweighs_the_waveform_less(n_fft):
+    """Of a small white error those are sqrt(2 n_fft) times L1, 64 times at 2048, when the STFT has no window."""
+    target = sound(60_000, seed=1)
+    estimate = target + 0.001 * torch.randn(target.shape, generator=torch.Generator().manual_seed(2))
+    l1, magnitude = (
+        reconstruction_losses(estimate, target, full(target), RATE, [n_fft], only).item()
+        for only in (ONLY_L1, ONLY_MAGNITUDE)
+    )
+    error = torch.stft((estimate - target)[0], n_fft, n_fft // 4, window=torch.ones(n_fft), return_complex=True)
+    assert (error.real.abs().mean() + error.imag.abs().mean()).item() / l1 == pytest.approx(
+        math.sqrt(2 * n_fft), rel=0.03
+    )
+    assert magnitude / l1 == pytest.approx(math.sqrt(3 * n_fft / 16), rel=0.03)
+    assert reconstruction_losses(-target, target, full(target), RATE, [n_fft], ONLY_MAGNITUDE).item() < 1e-5
+
+
 def test_noise_in_the_place_of_noise_has_a_smaller_mel_loss_than_silence_has():
     """What L1 gets wrong: where the phase cannot be known, it likes silence best."""
     audio, other = sound(24_000, seed=1), sound(24_000, seed=2)
@@ -103,7 +168,7 @@ def test_noise_in_the_place_of_noise_has_a_smaller_mel_loss_than_silence_has():
     assert mel[0] < 0.1 * mel[1]
 
 
-@pytest.mark.parametrize("weights", [ONLY_LOG, ONLY_MEL], ids=["log_stft", "mel"])
+@pytest.mark.parametrize("weights", [ONLY_LOG, ONLY_MEL], ids=["log_magnitude", "mel"])
 def test_the_log_of_a_doubled_signal_differs_by_log_2_everywhere(weights):
     audio = sound(600)
     found = reconstruction_losses(2 * audio, audio, full(audio), RATE, [256], weights).item()
@@ -112,13 +177,13 @@ def test_the_log_of_a_doubled_signal_differs_by_log_2_everywhere(weights):
 
 def test_terms_add_up_with_their_weights():
     ours, theirs = sound(600, seed=1), sound(600, seed=2)
-    l1, stft, log, mel = (
+    l1, magnitude, log, mel = (
         reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, weights)
-        for weights in (ONLY_L1, ONLY_STFT, ONLY_LOG, ONLY_MEL)
+        for weights in (ONLY_L1, ONLY_MAGNITUDE, ONLY_LOG, ONLY_MEL)
     )
-    weights = Losses(l1=2, stft=3, log_stft=0.5, mel=4)
+    weights = Losses(l1=2, magnitude=3, log_magnitude=0.5, mel=4)
     together = reconstruction_losses(ours, theirs, full(ours), RATE, N_FFTS, weights)
-    torch.testing.assert_close(together, 2 * l1 + 3 * stft + 0.5 * log + 4 * mel)
+    torch.testing.assert_close(together, 2 * l1 + 3 * magnitude + 0.5 * log + 4 * mel)
 
 
 def test_the_mel_bank_that_a_measurement_made_serves_training_too():

@@ -1,15 +1,16 @@
 """Recipes: the shipped ones are the table of the project's plan, and mistakes in others are named."""
 
-import itertools
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from made_training import PHASE10, PHASE12, REPOSITORY, recipe_of
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
-from snac_pipeline.training.recipe import Recipe, load_recipe
+from snac_pipeline.training.recipe import Lesson, Losses, Recipe, load_recipe
 
 RECIPES = REPOSITORY / "recipes"
 PHASES = ("phase10", "phase11", "phase12")
@@ -38,58 +39,70 @@ def test_a_shipped_recipe_is_that_of_its_name_and_the_demo_fits_over_it(name):
     assert demo.heads.keys() == shipped(name).heads.keys()
 
 
-def test_curricula_are_those_of_the_table():
-    lessons = {
-        name: [(lesson.epochs, lesson.seconds, lesson.batch_multiplier) for lesson in shipped(name).curriculum]
-        for name in PHASES
-    }
-    assert lessons == {
-        "phase10": [*GROWING, (4, 4.0, 0.45)],
-        "phase11": [(15, 4.0, 1.0)],
-        "phase12": [*GROWING, (9, 4.0, 0.45)],
-    }
+NATIVE_SCALES, DOUBLE_SCALES = [1024, 2048, 4096], [1024, 2048, 4096, 8192]
 
-
-def test_batches_are_those_of_the_table_rounded_down():
-    sizes = {name: [int(shipped(name).batch_size * m) for m in (2.0, 1.0, 0.6, 0.45)] for name in PHASES}
-    assert sizes == {"phase10": [96, 48, 28, 21], "phase11": [64, 32, 19, 14], "phase12": [192, 96, 57, 43]}
-
-
-def test_stages_are_those_of_the_table():
-    stages = {
-        name: [(s.epochs, s.schedule, s.learning_rates, s.head_weights) for s in shipped(name).stages]
-        for name in PHASES
-    }
-    one = dict.fromkeys(("trunk", "native_head", "double_head"), 1e-5)
-    groups = {"trunk": 5e-5, "double_head": 5e-5, "native_head": 1e-5}
-    assert stages == {
-        "phase10": [(10, "cosine", {"trunk": 15e-6, "native_head": 15e-6}, {})],
-        "phase11": [(3, "constant", {"double_head": 5e-5}, {}), (12, "onecycle", one, {})],
-        "phase12": [
-            (1, "constant", {"double_head": 2e-4}, {"native": 0.0, "double": 1.0}),
-            (14, "onecycle", groups, {}),
+TABLE = {
+    "phase10": {
+        "stages": [(10, "cosine", {"trunk": 15e-6, "native_head": 15e-6}, {})],
+        "batch_size": 48,
+        "segments": [*GROWING, (4, 4.0, 0.45)],
+        "batches": [96, 48, 28, 21],
+        "heads": {"native": (1.0, NATIVE_SCALES)},
+    },
+    "phase11": {
+        "stages": [
+            (3, "constant", {"double_head": 5e-5}, {}),
+            (12, "onecycle", {"trunk": 1e-5, "native_head": 1e-5, "double_head": 1e-5}, {}),
         ],
-    }
-    assert shipped("phase10").stages[0].final_fraction == 0.1
+        "batch_size": 32,
+        "segments": [(15, 4.0, 1.0)],
+        "batches": [32],
+        "heads": {"double": (1.0, DOUBLE_SCALES)},
+    },
+    "phase12": {
+        "stages": [
+            (1, "constant", {"double_head": 2e-4}, {"native": 0.0, "double": 1.0}),
+            (14, "onecycle", {"trunk": 5e-5, "double_head": 5e-5, "native_head": 1e-5}, {}),
+        ],
+        "batch_size": 96,
+        "segments": [*GROWING, (9, 4.0, 0.45)],
+        "batches": [192, 96, 57, 43],
+        "heads": {"native": (0.3, NATIVE_SCALES), "double": (1.0, DOUBLE_SCALES)},
+    },
+}
+"""What is promised: (epochs, schedule, peak rates, head weights), (epochs, seconds, batch multiplier), the batches that
+follow, rounded down, and (weight, STFT sizes)."""
 
 
-def test_heads_losses_and_optimizer_are_those_of_the_table():
-    heads = {
-        name: {head: (options.weight, max(options.n_ffts)) for head, options in shipped(name).heads.items()}
-        for name in PHASES
+@pytest.mark.parametrize("name", PHASES)
+def test_a_shipped_recipe_has_the_values_of_the_table(name):
+    recipe = shipped(name)
+    assert TABLE[name] == {
+        "stages": [(s.epochs, s.schedule, s.learning_rates, s.head_weights) for s in recipe.stages],
+        "batch_size": recipe.batch_size,
+        "segments": [(lesson.epochs, lesson.seconds, lesson.batch_multiplier) for lesson in recipe.curriculum],
+        "batches": [lesson.batch_of(recipe.batch_size) for lesson in recipe.curriculum],
+        "heads": {head: (options.weight, options.n_ffts) for head, options in recipe.heads.items()},
     }
-    assert heads == {
-        "phase10": {"native": (1.0, 4096)},
-        "phase11": {"double": (1.0, 8192)},
-        "phase12": {"native": (0.3, 4096), "double": (1.0, 8192)},
-    }
-    for recipe in map(shipped, PHASES):
-        assert (recipe.losses.l1, recipe.losses.stft, recipe.losses.log_stft) == (1.0, 1.0, 0.0)
-        assert (recipe.optimizer.grad_clip, recipe.optimizer.weight_decay) == (1.0, 1e-4)
-        assert all(b == 2 * a for head in recipe.heads.values() for a, b in itertools.pairwise(head.n_ffts))
-        assert not recipe.trains_codes
-    assert shipped("phase12").detach_native
-    assert shipped("scratch").trains_codes
+    assert recipe.losses == Losses(l1=1.0, magnitude=1.0, log_magnitude=0.0, mel=0.0, compat=False)
+    assert (recipe.optimizer.grad_clip, recipe.optimizer.weight_decay) == (1.0, 1e-4)
+    assert (recipe.trains_codes, recipe.codec) == (False, None)
+    assert recipe.detach_native == (name == "phase12")
+    assert name != "phase10" or recipe.stages[0].final_fraction == 0.1
+
+
+def test_the_recipe_from_scratch_trains_every_part_and_starts_codebooks():
+    recipe = shipped("scratch")
+    assert set(recipe.stages[0].learning_rates) == {"encoder", "quantizer", "trunk", "native_head"}
+    assert recipe.codebooks.start_step > 0 and recipe.codebooks.restart_every > 0
+    assert recipe.losses.commitment > 0 and recipe.losses.codebook > 0
+
+
+@given(batch_size=st.integers(1, 500), hundredths=st.integers(1, 400))
+def test_a_batch_is_rounded_down_as_decimals_are(batch_size, hundredths):
+    """In binary 100 x 0.29 is 28.999999999999996."""
+    lesson = Lesson(epochs=1, seconds=1.0, batch_multiplier=hundredths / 100)
+    assert lesson.batch_of(batch_size) == batch_size * hundredths // 100
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------
@@ -148,10 +161,12 @@ def test_an_overlay_that_holds_no_fields_is_named(tmp_path):
 
 def test_an_overlay_replaces_fields_and_lists_and_leaves_the_rest(tmp_path):
     overlay = written(
-        tmp_path, {"phase10": {"losses": {"stft": 0.5}, "curriculum": [{"epochs": 3, "seconds": 2.0}]}}, "overlay.yaml"
+        tmp_path,
+        {"phase10": {"losses": {"magnitude": 0.5}, "curriculum": [{"epochs": 3, "seconds": 2.0}]}},
+        "overlay.yaml",
     )
     laid = load_recipe(written(tmp_path, PHASE10), overlay)
-    assert (laid.losses.l1, laid.losses.stft, laid.losses.log_stft) == (1.0, 0.5, 0.1)
+    assert (laid.losses.l1, laid.losses.magnitude, laid.losses.log_magnitude) == (1.0, 0.5, 0.1)
     assert [lesson.seconds for lesson in laid.curriculum] == [2.0]
     assert load_recipe(written(tmp_path, PHASE12), overlay) == recipe_of(PHASE12)
 
@@ -160,6 +175,13 @@ def test_an_overlay_replaces_fields_and_lists_and_leaves_the_rest(tmp_path):
 def test_numbers_are_numbers_however_they_are_written(tmp_path, text):
     content = yaml.safe_dump({**PHASE10, "optimizer": {"weight_decay": "HERE"}}).replace("HERE", text)
     assert load_recipe(written(tmp_path, content)).optimizer.weight_decay == 1e-5
+
+
+@pytest.mark.parametrize("text, mode", [("on", "on"), ("off", "off"), ("'off'", "off"), ("seeded", "seeded")])
+def test_noise_may_be_switched_as_yaml_switches_things(tmp_path, text, mode):
+    """A bare `off` is false in YAML 1.1."""
+    content = yaml.safe_dump({**PHASE10, "noise": "HERE"}).replace("HERE", text)
+    assert load_recipe(written(tmp_path, content)).noise == mode
 
 
 # ---- identity ------------------------------------------------------------------------------------------------------
@@ -174,7 +196,8 @@ OTHER = {
     "batch_size": 5,
     "losses": {"l1": 0.5},
     "optimizer": {"weight_decay": 0.0},
-    "noise": "off",
+    "noise": "seeded",
+    "noise_branch": "frozen",
     "context_frames": 0,
     "validation": {"utterances": 2, "seconds": 1.0},
     "codebooks": {"restart_every": 7},

@@ -1,6 +1,7 @@
 """Reconstruction losses on waveforms of shape (B, 1, T), with samples that do not exist masked out."""
 
 import functools
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,9 @@ def stft_magnitude(audio_BT: Tensor, n_fft: int, *, windowed: bool = True) -> Te
 def mel_bank(n_fft: int, sample_rate: int) -> Tensor:
     """Triangular mel filters (HTK) up to half the rate, (bands, n_fft / 2 + 1): n_fft / 8 bands, at most 80."""
     bands = min(80, n_fft // 8)
-    with torch.inference_mode(False):  # kept for steps that need gradients, whoever asks first
+    # Kept for steps that need gradients, whoever asks first. Low bands of short windows may hold no bin: their
+    # magnitude is MEL_FLOOR in both signals.
+    with torch.inference_mode(False), warnings.catch_warnings(action="ignore", category=UserWarning):
         return torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate).T
 
 

@@ -1,5 +1,6 @@
 """pipeline.yaml: what is read, where paths count from, and that every key is explained."""
 
+import json
 import types
 import typing
 from pathlib import Path
@@ -165,7 +166,7 @@ def default_of(field: pydantic.fields.FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "null" if value is None else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def documented() -> dict[str, list[str]]:

@@ -69,6 +69,7 @@ def make_home(home: Path, utterances: int) -> None:
         size=pl.lit(1),
         mtime_ns=pl.lit(1),
         ctime_ns=pl.lit(1),
+        store_key=pl.lit(""),
     )
     write_manifest(manifest_file(home, "made"), rows.select(*MANIFEST).cast(MANIFEST), {"root": str(home / "speech")})
     spec = CodecSpec.from_file(CODEC / "config.json")

@@ -89,6 +89,7 @@ def made_files(rows: int, options: argparse.Namespace) -> pl.DataFrame:
         size=pl.lit(1, pl.Int64),
         mtime_ns=pl.lit(1, pl.Int64),
         ctime_ns=pl.lit(1, pl.Int64),
+        store_key=pl.lit(""),
     ).sort("corpus", "path")
 
 

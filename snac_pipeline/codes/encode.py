@@ -14,6 +14,10 @@ from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codes.precision import Precision, quantize
 from snac_pipeline.corpus.audio import read_audio, resampled_length
 
+ONE_BY_ONE = ("cpu",)
+"""Kinds of device where the rows of a batch are encoded one after the other. Kernels are chosen by shape, and round
+differently: latents of a batch were 8e-7 off on a CPU. There a batch is not faster either."""
+
 
 class Recording(NamedTuple):
     """An utterance to encode."""
@@ -99,9 +103,7 @@ def encode_batch(
 def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
-    # Kernels are chosen by shape, and round differently: latents of a batch were 8e-7 off on a CPU. There a batch is
-    # not faster either, and one by one codes are equal bit for bit.
-    at_once = 1 if device.type == "cpu" else len(audio_BT)
+    at_once = 1 if device.type in ONE_BY_ONE else len(audio_BT)
     audio_B1T = torch.from_numpy(audio_BT)[:, None]
     rows = [quantize(model, some.to(device), precision).codes for some in audio_B1T.split(at_once)]
     return [torch.cat(level).cpu().numpy().astype(np.uint16) for level in zip(*rows, strict=True)]

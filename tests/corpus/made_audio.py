@@ -65,6 +65,7 @@ def manifest_of(files: list[tuple], corpus: str = "made") -> pl.DataFrame:
                 "size": 1,
                 "mtime_ns": 1,
                 "ctime_ns": 1,
+                "store_key": "",
             }
             for path, speaker, content, seconds, *rest in files
         ]

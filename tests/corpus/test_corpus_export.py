@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_audio import write
 
+from assets.corpus import _check_speakers
 from snac_pipeline import cli
 from snac_pipeline.corpus import read_utterances, write_folders
 from snac_pipeline.corpus.export import INDEX, OURS, entry_names
@@ -136,6 +137,18 @@ def test_a_corpus_that_is_no_longer_named_leaves_the_export(project):
     project.settings(corpora={"mine": {"path": "speech"}})
     assert project.done("split", "--export", out)["export"]["removed"] == 1
     assert not (out / "train" / "more").exists() and shown(out) == expected(project.utterances())
+
+
+def test_a_test_share_is_told_and_has_a_folder_and_is_not_told_where_none_is_asked_for(project):
+    out = project.folder / "out"
+    project.settings(corpora={"mine": {"path": "speech"}}, split={"val": 0.2, "test": 0.2})
+    result = project.done("split", "--export", out)
+    assert result["train"] + result["val"] + result["test"] == 16 and result["test_hours"] > 0
+    assert (len(entries(out / "test")), result["nothing_left_for"]) == (result["test"], {})
+    assert _check_speakers(project.home).passed
+    project.settings(home="other", corpora={"mine": {"path": "speech"}})
+    project.done("scan")
+    assert "test" not in project.done("split")
 
 
 def test_copies_without_an_export_are_wrong_use(project):

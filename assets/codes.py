@@ -20,7 +20,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         description="The pretrained codec that everything starts from: a folder or a Hugging Face model.",
     )
     def base_codec(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
-        result = pipeline.run(context, "info", "--base")
+        result = pipeline.run(context, "info")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["weights_digest"]), metadata=shown(result, paths=["folder"])
         )

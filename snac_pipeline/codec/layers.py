@@ -47,7 +47,7 @@ class Snake(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
             return kernels.SnakeFunction.apply(x_BCT, self.alpha)
-        return kernels.snake(x_BCT, self.alpha)
+        return kernels.snake_without_gradients(x_BCT, self.alpha)
 
 
 def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:

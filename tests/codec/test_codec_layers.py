@@ -10,6 +10,9 @@ from snac_pipeline.codec import kernels
 from snac_pipeline.codec.kernels import SnakeFunction
 from snac_pipeline.codec.layers import Snake
 
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler here"
+)
 ALPHAS = {"usual": (0.5, 1.0, 3.0), "negative": (-2.0, -0.5, 0.7), "tiny": (1e-4, -1e-4, 1e-2)}
 
 
@@ -28,6 +31,7 @@ def eager_again(monkeypatch):
     """Whatever a test fuses, the eager kernels are back after it."""
     monkeypatch.setattr(kernels, "kernels", kernels.kernels)
     monkeypatch.setattr(kernels, "fused", kernels.fused)
+    monkeypatch.setattr(kernels, "snake_without_gradients", kernels.snake_without_gradients)
 
 
 @pytest.mark.parametrize("alphas", ALPHAS.values(), ids=list(ALPHAS))
@@ -83,7 +87,7 @@ def test_depthwise_kernels_are_torch_s_convolution_and_its_gradients(dilation, l
 
 
 @pytest.mark.slow  # 40 s where torch has not compiled these kernels before, 10 s where it has
-@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler here")
+@needs_compiler
 def test_fused_kernels_train_alike_and_leave_inference_and_the_generator_alone(eager_again):
     codec = build(thin(PUBLISHED["24khz"]))
     audio = white(2 * codec.spec.coarse_frame, batch=2)
@@ -137,3 +141,16 @@ def test_the_chosen_code_is_the_nearest_in_angle_and_comes_back_unnormalised():
         cosines = torch.nn.functional.cosine_similarity(vectors[0].T[:, None], book[None], dim=-1)
         assert torch.equal(cosines.argmax(dim=1), codes[0])
         assert torch.equal(chosen[0].T, book[codes[0]])
+
+
+@needs_compiler
+def test_codes_are_the_same_with_the_fused_snake(eager_again):
+    """Compiled, the sine is another one, equal to rounding; on real speech no token was found to differ."""
+    model = build(thin(PUBLISHED["24khz"]))
+    audio = white(40_000, batch=2)
+    with torch.inference_mode():
+        eager = model.encode(audio)
+        kernels.fuse_snake()
+        assert kernels.snake_without_gradients is not kernels.snake
+        for ours, theirs in zip(model.encode(audio), eager, strict=True):
+            assert torch.equal(ours, theirs)

@@ -36,7 +36,7 @@ def test_a_shipped_recipe_is_that_of_its_name_and_the_demo_fits_over_it(name):
     demo = load_recipe(RECIPES / f"{name}.yaml", RECIPES / "demo.yaml")
     assert demo.phase == name
     assert demo.epochs <= shipped(name).epochs
-    assert demo.heads == shipped(name).heads
+    assert demo.heads.keys() == shipped(name).heads.keys()
 
 
 NATIVE_SCALES, DOUBLE_SCALES = [1024, 2048, 4096], [1024, 2048, 4096, 8192]

@@ -43,3 +43,7 @@ def test_shipped_recipes_and_overlays_are_right(name, overlay):
     recipe = load_recipe(REPOSITORY / "recipes" / f"{name}.yaml", overlay and REPOSITORY / overlay)
     assert recipe.phase == name
     assert {path.stem for path in (REPOSITORY / "recipes").glob("*.yaml")} == {*SHIPPED, "demo"}
+
+
+def test_the_recipe_of_the_examples_is_right():
+    assert load_recipe(REPOSITORY / "examples" / "base-codec-longer.yaml").phase == "scratch"

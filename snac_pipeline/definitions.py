@@ -34,8 +34,10 @@ def build_defs(
     """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
     file = settings_path(settings_file).resolve()
     settings = load_settings(file)
-    for decoder in settings.training.decoders.values():
-        load_recipe(decoder.recipe, settings.training.overlay)  # wrong ones are refused now, not hours later
+    for name, decoder in settings.training.decoders.items():  # wrong ones are refused now, not hours later
+        recipe = load_recipe(decoder.recipe, settings.training.overlay)
+        if recipe.targets == "restored" and settings.restorer.source is None:
+            raise PipelineError(f"{file}: the targets of {name} are `restored`; name a restorer in `restorer.source`")
     return dg.Definitions(
         assets=all_assets(settings),
         jobs=_jobs(settings),

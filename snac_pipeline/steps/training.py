@@ -11,6 +11,7 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.codes import base_codec
 from snac_pipeline.steps.corpus import OnEvent
+from snac_pipeline.steps.restoring import restored_folder
 from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
 
@@ -41,7 +42,8 @@ def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None)
         start = start or base
         codes = None if recipe.trains_codes else encoder_fingerprint(base)
     utterances = read_utterances(settings.home, list(settings.corpora))
-    return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit), settings.home)
+    restored = restored_folder(settings) if recipe.targets == "restored" else None
+    return plan_run(recipe, Inputs(utterances, start, codes, settings.training.limit, restored), settings.home)
 
 
 def train(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:

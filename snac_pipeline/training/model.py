@@ -19,12 +19,7 @@ def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
 
     Raises PipelineError when the recipe needs a starting codec and there is none, and for heads that cannot be made.
     """
-    if recipe.codec is not None:
-        spec = CodecSpec.from_dict(recipe.codec, source="recipe: codec")
-    elif start is None:
-        raise PipelineError("the recipe has no `codec` of its own and no codec to start from was given")
-    else:
-        spec = start.spec
+    spec = starting_spec(recipe, start)
     torch.manual_seed(recipe.seed)
     model = SNAC(_with_heads(recipe, spec))
     if recipe.codec is not None:
@@ -38,6 +33,15 @@ def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
         snake, last, _ = model.decoder.model[-3:]
         model.double_rate_head.copy_decoder(model.decoder.trunk[-1], snake, last)
     return model
+
+
+def starting_spec(recipe: Recipe, start: SNAC | None) -> CodecSpec:
+    """The geometry that the recipe's heads are added to: of a codec of its own, or of `start`."""
+    if recipe.codec is not None:
+        return CodecSpec.from_dict(recipe.codec, source="recipe: codec")
+    if start is None:
+        raise PipelineError("the recipe has no `codec` of its own and no codec to start from was given")
+    return start.spec
 
 
 def _with_heads(recipe: Recipe, spec: CodecSpec) -> CodecSpec:

@@ -4,7 +4,7 @@ Audio folders -> manifest -> splits, code_cache -> decoders -> evaluation, and -
 edges, partitions, descriptions, metadata, data versions and checks. What does not: anything worth importing elsewhere.
 
 What the settings decide about the graph are arguments: the corpora (partitions), which decoders there are, what they
-start from and whether they learn from restored audio (edges), which is an asset only then or with a restorer named.
+start from and whether they learn from restored audio (edges), which is an asset only where a restorer is named.
 """
 
 import dagster as dg
@@ -30,7 +30,7 @@ def all_assets(settings: Settings) -> list[Definition]:
     return [
         *corpus_assets(corpora),
         *code_assets(corpora),
-        *(restored_assets() if restoring or settings.restorer.source else []),
+        *(restored_assets() if settings.restorer.source else []),
         *decoder_assets({name: decoder.starts_from for name, decoder in decoders.items()}, restoring),
         *evaluation_assets(list(decoders)),
         *token_assets(),

@@ -26,6 +26,7 @@ TOKENS = ["token_statistics", "token_sequences", "bpe_tokenizer"]
 TRAINING = {"train_phase10": "decoder_24khz", "train_phase11": "decoder_48khz", "train_phase12": "decoder_dual_head"}
 
 NIGHTLY = "0 2 * * *"
+RESTORING = "Make 48 kHz audio of the recordings that have none yet."
 
 
 def build_defs(
@@ -72,6 +73,7 @@ def _jobs(settings: Settings) -> list:
             for name, decoder in TRAINING.items()
             if decoder in decoders
         ),
+        *([_job("restore_audio", _assets("restored_audio"), RESTORING)] if settings.restorer.source else []),
         _job("evaluate", _assets("evaluation"), "Compare all decoders on the held-out speakers."),
         _job("analyze_tokens", _assets(*TOKENS), "Token statistics, flat sequences and byte-pair encoding."),
         collect_garbage,

@@ -86,6 +86,12 @@ def test_restored_audio_is_an_asset_only_where_a_recipe_or_the_settings_ask_for_
     assert parents("evaluation") == {"splits", "code_cache", "base_codec", "decoder_48khz"}
 
 
+def test_with_a_restorer_there_is_a_job_for_it(project):
+    project.change_settings(restorer={"source": "owner/name"})
+    job = build_defs(project.settings_file).resolve_job_def("restore_audio")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restored_audio"}
+
+
 def test_restored_targets_without_a_restorer_are_refused_before_anything_runs(project):
     project.change_settings(training=restoring(project))
     with pytest.raises(PipelineError, match=r"decoder_48khz are `restored`; name a restorer in `restorer\.source`"):

@@ -3,8 +3,8 @@
 Audio folders -> manifest -> splits, code_cache -> decoders -> evaluation, and -> tokens. What belongs in here: keys,
 edges, partitions, descriptions, metadata, data versions and checks. What does not: anything worth importing elsewhere.
 
-The two things that the settings decide about the graph are arguments: the corpora (partitions) and which decoders there
-are and what they start from (edges).
+What the settings decide about the graph are arguments: the corpora (partitions), which decoders there are, what they
+start from and whether they learn from restored audio (edges), which is an asset only where a restorer is named.
 """
 
 import dagster as dg
@@ -14,8 +14,10 @@ from assets.corpus import corpus_assets
 from assets.decoders import decoder_assets
 from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
+from assets.restored import restored_assets
 from assets.tokens import token_assets
-from snac_pipeline.settings import Settings
+from snac_pipeline.settings import DecoderSettings, Settings
+from snac_pipeline.training.recipe import load_recipe
 
 Definition = dg.AssetsDefinition | dg.SourceAsset | dg.AssetChecksDefinition
 
@@ -24,13 +26,19 @@ def all_assets(settings: Settings) -> list[Definition]:
     """Every asset and check of the project."""
     corpora = dg.StaticPartitionsDefinition(list(settings.corpora))
     decoders = settings.training.decoders
+    restoring = {name for name, decoder in decoders.items() if _targets(settings, decoder) == "restored"}
     return [
         *corpus_assets(corpora),
         *code_assets(corpora),
-        *decoder_assets({name: decoder.starts_from for name, decoder in decoders.items()}),
+        *(restored_assets() if settings.restorer.source else []),
+        *decoder_assets({name: decoder.starts_from for name, decoder in decoders.items()}, restoring),
         *evaluation_assets(list(decoders)),
         *token_assets(),
     ]
+
+
+def _targets(settings: Settings, decoder: DecoderSettings) -> str:
+    return load_recipe(decoder.recipe, settings.training.overlay).targets
 
 
 __all__ = ["Definition", "all_assets", "collect_garbage"]

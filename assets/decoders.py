@@ -1,6 +1,6 @@
 """Assets of the group `decoders`: fine-tuned decoders for the codes that are there already."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
@@ -16,15 +16,18 @@ DESCRIPTIONS = {
 }
 
 
-def decoder_assets(starts_from: Mapping[str, str]) -> list[dg.AssetsDefinition]:
-    """One asset per decoder; `starts_from` says for each what it starts from: another of them, or base_codec."""
-    return [_decoder(name, start) for name, start in starts_from.items()]
+def decoder_assets(starts_from: Mapping[str, str], restoring: Collection[str]) -> list[dg.AssetsDefinition]:
+    """One asset per decoder; `starts_from` says for each what it starts from: another of them, or base_codec.
+
+    restoring: those whose targets are restored audio.
+    """
+    return [_decoder(name, start, name in restoring) for name, start in starts_from.items()]
 
 
-def _decoder(name: str, start: str) -> dg.AssetsDefinition:
+def _decoder(name: str, start: str, restoring: bool) -> dg.AssetsDefinition:
     @dg.asset(
         name=name,
-        deps=["splits", "code_cache", start],
+        deps=["splits", "code_cache", start, *(["restored_audio"] if restoring else [])],
         group_name=GROUP,
         code_version="1",
         kinds={"torch"},

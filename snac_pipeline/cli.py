@@ -157,6 +157,12 @@ def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     return figures
 
 
+def _restore(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.steps.restoring import restore
+
+    return restore(settings, on_event)
+
+
 def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.training import train
     from snac_pipeline.training.loop import Interrupted
@@ -308,6 +314,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     codes.add_argument("--sample", type=_positive, metavar="N", help="verify: encode N utterances again, alone")
     add_corpora(codes)
+    add(
+        "restore",
+        _restore,
+        "make 48 kHz audio of the recordings with the restorer of the settings",
+        "  snac-pipeline restore\n  snac-pipeline restore --settings my-pipeline.yaml",
+    )
     train = add(
         "train",
         _train,

@@ -26,6 +26,7 @@ TOKENS = ["token_statistics", "token_sequences", "bpe_tokenizer"]
 TRAINING = {"train_phase10": "decoder_24khz", "train_phase11": "decoder_48khz", "train_phase12": "decoder_dual_head"}
 
 NIGHTLY = "0 2 * * *"
+RESTORING = "Make 48 kHz audio of the recordings that have none yet."
 
 
 def build_defs(
@@ -34,8 +35,10 @@ def build_defs(
     """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
     file = settings_path(settings_file).resolve()
     settings = load_settings(file)
-    for decoder in settings.training.decoders.values():
-        load_recipe(decoder.recipe, settings.training.overlay)  # wrong ones are refused now, not hours later
+    for name, decoder in settings.training.decoders.items():  # wrong ones are refused now, not hours later
+        recipe = load_recipe(decoder.recipe, settings.training.overlay)
+        if recipe.targets == "restored" and settings.restorer.source is None:
+            raise PipelineError(f"{file}: the targets of {name} are `restored`; name a restorer in `restorer.source`")
     return dg.Definitions(
         assets=all_assets(settings),
         jobs=_jobs(settings),
@@ -70,6 +73,7 @@ def _jobs(settings: Settings) -> list:
             for name, decoder in TRAINING.items()
             if decoder in decoders
         ),
+        *([_job("restore_audio", _assets("restored_audio"), RESTORING)] if settings.restorer.source else []),
         _job("evaluate", _assets("evaluation"), "Compare all decoders on the held-out speakers."),
         _job("analyze_tokens", _assets(*TOKENS), "Token statistics, flat sequences and byte-pair encoding."),
         collect_garbage,

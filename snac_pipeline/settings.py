@@ -103,6 +103,19 @@ class BaseCodecSettings(Section):
     """Hub revision (branch, tag or commit)."""
 
 
+class RestorerSettings(Section):
+    """The model that makes 48 kHz audio of recordings, for recipes whose targets are `restored`."""
+
+    source: str | None = None
+    """A folder or a Hugging Face hub id, e.g. sarulab-speech/sidon-v0.1; null: nothing is restored."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    feature_extractor: str = "feature_extractor_cuda.pt"
+    """TorchScript file: features of 16 kHz speech; see training/restoring.py."""
+    decoder: str = "decoder_cuda.pt"
+    """TorchScript file: from those features to 48 kHz audio."""
+
+
 class CachingSettings(Section):
     """How utterances are encoded. Only `precision` changes codes."""
 
@@ -203,6 +216,7 @@ class Settings(Section):
     devices: list[str] = pydantic.Field(default_factory=list)
     """Devices such as "cuda:0" or "cpu"; empty: every GPU, or the CPU where there is none."""
     caching: CachingSettings = CachingSettings()
+    restorer: RestorerSettings = RestorerSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tokens: TokenSettings = TokenSettings()
@@ -242,7 +256,7 @@ def load_settings(path: str | Path | None = None) -> Settings:
 
 
 def _resolve(settings: Settings, root: Path) -> Settings:
-    """Make every relative path count from `root`. A base codec that is a folder below `root` is taken as one."""
+    """Make every relative path count from `root`. A model's source that is a folder below `root` is taken as one."""
 
     def absolute(path: Path) -> Path:
         return root / path.expanduser()
@@ -265,15 +279,14 @@ def _resolve(settings: Settings, root: Path) -> Settings:
         )
         for name, corpus in settings.corpora.items()
     }
-    source = settings.base_codec.source
-    if (root / Path(source).expanduser()).is_dir():
-        source = str(root / Path(source).expanduser())
-    base_codec = settings.base_codec.model_copy(update={"source": source})
+    models = {
+        name: model.model_copy(update={"source": str(absolute(Path(model.source)))})
+        for name, model in (("base_codec", settings.base_codec), ("restorer", settings.restorer))
+        if model.source is not None and absolute(Path(model.source)).is_dir()
+    }
     return settings.model_copy(
-        update={
-            "home": absolute(settings.home), "corpora": corpora, "training": training, "base_codec": base_codec,
-        }
-    )  # fmt: skip
+        update={"home": absolute(settings.home), "corpora": corpora, "training": training, **models}
+    )
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

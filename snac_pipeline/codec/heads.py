@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snac_pipeline.codec.layers import Snake, masked, residual_units, transposed_conv
+from snac_pipeline.codec.layers import DecoderBlock, ResidualUnit, Snake, masked, residual_units, transposed_conv
+from snac_pipeline.codec.spec import Upsampler
+from snac_pipeline.errors import PipelineError
 
 HALF_TAPS = 24
 
@@ -28,33 +30,77 @@ def double_rate(audio_B1T: Tensor) -> Tensor:
 
 
 class DoubleRateHead(nn.Module):
-    """The interpolated sampling_rate output plus a learned branch from the decoder's features.
+    """The output at twice the sampling rate, from the decoder's features (B, C, T) and its native output (B, 1, T).
 
-    The branch's last conv is zero at first, so that an untrained head equals `double_rate` of the pretrained output.
-    Inputs: features (B, C, T) and native output (B, 1, T); output (B, 1, 2T).
+    A learned branch: Snake, upsampling by 2, residual units, Snake, conv. In the `depthwise` form it is C / 2 channels
+    wide, in the `dense` form C, with every conv over all channels. With `interpolated` the branch is added to
+    `double_rate` of the native output, and its last conv is zero at first, so that an untrained head equals that.
+    Without, tanh of the branch is the output, as the published head gives it.
     """
 
-    def __init__(self, channels: int, depthwise: bool):
+    def __init__(self, channels: int, depthwise: bool, upsampler: Upsampler = "depthwise", interpolated: bool = True):
         super().__init__()
-        half = channels // 2
-        last = nn.Conv1d(half, 1, kernel_size=7, padding=3)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        groups = half if depthwise else 1
+        self.interpolated = interpolated
+        width = channels if upsampler == "dense" else channels // 2
+        grouped = depthwise and upsampler == "depthwise"
+        # Without weight norm, which cannot represent a zero weight.
+        last = nn.Conv1d(width, 1, kernel_size=7, padding=3)
+        if interpolated:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.branch = nn.Sequential(
             Snake(channels),
-            transposed_conv(channels, half, kernel_size=4, stride=2, padding=1, groups=groups),
-            *residual_units(half, depthwise),
-            Snake(half),
-            # Without weight norm, which cannot represent a zero weight.
+            transposed_conv(channels, width, kernel_size=4, stride=2, padding=1, groups=width if grouped else 1),
+            *residual_units(width, grouped),
+            Snake(width),
             last,
         )
 
     def forward(self, features_BCT: Tensor, native_B1T: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
-        """`mask_B1T`: 1 where an item has samples, at the native rate; see `layers.masked`."""
+        """(B, 1, 2T). `mask_B1T`: 1 where an item has samples, at the native rate; see `layers.masked`."""
         twice = None if mask_B1T is None else mask_B1T.repeat_interleave(2, dim=-1)
         first, upsample, *units, second, last = self.branch
         x = upsample(masked(first(features_BCT), mask_B1T))
         for unit in units:
             x = unit(x, twice)
-        return double_rate(native_B1T) + last(masked(second(x), twice))
+        x = last(masked(second(x), twice))
+        return double_rate(native_B1T) + x if self.interpolated else torch.tanh(x)
+
+    @torch.no_grad()
+    def copy_decoder(self, block: DecoderBlock, snake: Snake, conv: nn.Conv1d) -> None:
+        """Take the weights of the decoder's last block and of its published head (Snake and conv), as they act.
+
+        The block has 2C input channels and this head C: its first C are taken. A depthwise conv becomes a dense one
+        whose other weights are zero. Only for a `dense` head; raises PipelineError where the block's upsampling has
+        another shape than the head's.
+        """
+        first, upsample, *units, second, last = self.branch
+        block_snake, block_upsample = block.block[:2]
+        if block_upsample.kernel_size != upsample.kernel_size:
+            raise PipelineError(
+                f"a 48 kHz head cannot be copied from this codec: its last decoder block upsamples by "
+                f"{block_upsample.stride[0]}, the head by 2; set heads.double.init to interpolate or random"
+            )
+        channels = upsample.in_channels
+        first.alpha.copy_(block_snake.alpha[:, :channels])
+        # Assigned, since a copy into the weight of a weight-normed conv is lost with the next look at it.
+        upsample.weight = block_upsample.weight[:channels].clone()
+        upsample.bias.copy_(block_upsample.bias)
+        sources = [module for module in block.block if isinstance(module, ResidualUnit)]
+        for unit, source in zip(units, sources, strict=True):
+            for ours, theirs in zip(unit.block, source.block, strict=True):
+                if isinstance(ours, Snake):
+                    ours.alpha.copy_(theirs.alpha)
+                else:
+                    ours.weight = _ungrouped(theirs)
+                    ours.bias.copy_(theirs.bias)
+        second.alpha.copy_(snake.alpha)
+        last.weight.copy_(conv.weight)
+        last.bias.copy_(conv.bias)
+
+
+def _ungrouped(conv: nn.Conv1d) -> Tensor:
+    """The weight (out, in, kernel) without groups that acts as that of `conv`, which is depthwise or has none."""
+    if conv.groups == 1:
+        return conv.weight.clone()
+    return torch.diag_embed(conv.weight[:, 0].T).permute(1, 2, 0)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 import safetensors.torch
@@ -30,9 +31,12 @@ def resolve(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    files: Collection[str] = CODEC_FILES,
+    kind: str = "codec",
 ) -> Path:
     """The local folder of a codec: `source` itself when it is a folder, else the hub's snapshot of that id.
 
+    files, kind: for something else than a codec, the files to have and what errors call it.
     revision, cache_dir, local_files_only: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured too.
     Raises PipelineError, in one sentence, for an id that does not exist or cannot be reached.
     """
@@ -40,7 +44,9 @@ def resolve(
     if name and Path(source).is_dir():
         return Path(source)
     if isinstance(source, Path) or name.startswith((".", os.sep, "~")) or name.count("/") != 1:
-        raise PipelineError(f"{name} is neither a folder nor a hub id; give a folder with config.json, or owner/name")
+        raise PipelineError(
+            f"{name} is neither a folder nor a hub id; give a folder with {sorted(files)[0]}, or owner/name"
+        )
     try:
         return Path(
             snapshot_download(
@@ -48,13 +54,13 @@ def resolve(
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
-                allow_patterns=sorted(CODEC_FILES),
+                allow_patterns=sorted(files),
             )
         )
     except RevisionNotFoundError as error:
         raise PipelineError(f"the hub has no revision {revision!r} of {name}") from error
     except RepositoryNotFoundError as error:
-        raise PipelineError(f"the hub has no codec {name} that you may read; check the id, or log in") from error
+        raise PipelineError(f"the hub has no {kind} {name} that you may read; check the id, or log in") from error
     except HFValidationError as error:
         raise PipelineError(f"{name} is neither a folder here nor a valid hub id (owner/name)") from error
     except LocalEntryNotFoundError as error:

@@ -124,9 +124,10 @@ class SNAC(nn.Module):
         self.encoder = Encoder(self.spec)
         self.quantizer = ResidualQuantizer(self.spec)
         self.decoder = Decoder(self.spec)
-        if max(self.spec.output_rates) > self.spec.sampling_rate:
+        if self.spec.has_double_head:
             width = self.spec.decoder_dim // 2 ** len(self.spec.decoder_rates)
-            self.double_rate_head = DoubleRateHead(width, self.spec.depthwise)
+            form = self.spec.double_head_upsampler, self.spec.double_head_interpolated
+            self.double_rate_head = DoubleRateHead(width, self.spec.depthwise, *form)
 
     # ---- loading and saving ------------------------------------------------------------------------------------
 

@@ -11,9 +11,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from snac_pipeline.errors import PipelineError
+
+Upsampler = Literal["depthwise", "dense"]
+"""How the head at twice the rate is built; see heads.DoubleRateHead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +24,9 @@ class CodecSpec:
     """Configuration of a codec, with the field names of the published config.json files.
 
     `output_rates` (Hz) is this project's addition: what the decoder gives back. It is (sampling_rate,) for every
-    published model; a model with a second, twice as fast head also lists 2 * sampling_rate. `latent_dim` of None
-    means encoder_dim * 2**len(encoder_rates), the only value the architecture accepts.
+    published model; a model with a second, twice as fast head also lists 2 * sampling_rate. `double_head_upsampler` and
+    `double_head_interpolated` say what that head is; where config.json does not, it is the one there was before it
+    could. `latent_dim` of None means encoder_dim * 2**len(encoder_rates), the only value the architecture accepts.
 
     Raises PipelineError when the fields contradict each other.
     """
@@ -40,6 +44,8 @@ class CodecSpec:
     noise: bool = True
     depthwise: bool = True
     output_rates: tuple[int, ...] = ()
+    double_head_upsampler: Upsampler = "depthwise"
+    double_head_interpolated: bool = True
 
     def __post_init__(self) -> None:
         for name in ("encoder_rates", "decoder_rates", "vq_strides", "output_rates"):
@@ -61,7 +67,10 @@ class CodecSpec:
         )
         allowed = {self.sampling_rate, 2 * self.sampling_rate}
         self._require(set(self.output_rates) <= allowed, f"output_rates {self.output_rates} must be of {allowed} Hz")
-        halvings = len(self.decoder_rates) + (max(self.output_rates) > self.sampling_rate)
+        if not self.has_double_head:  # what is said of one means nothing, and makes no other codec
+            for name, value in DOUBLE_HEAD.items():
+                object.__setattr__(self, name, value)
+        halvings = len(self.decoder_rates) + self.has_double_head
         self._require(
             self.decoder_dim % 2**halvings == 0,
             f"decoder_dim {self.decoder_dim} must be divisible by {2**halvings}, "
@@ -92,7 +101,10 @@ class CodecSpec:
             self._require(holds, f"{name} must list positive whole numbers, not {list(values)}")
         window = self.attn_window_size
         self._require(window is None or whole(window), f"attn_window_size must be null or positive, not {window!r}")
-        for name in ("noise", "depthwise"):
+        kind = self.double_head_upsampler
+        message = f"double_head_upsampler must be depthwise or dense, not {kind!r}"
+        self._require(kind in get_args(Upsampler), message)
+        for name in ("noise", "depthwise", "double_head_interpolated"):
             value = getattr(self, name)
             self._require(isinstance(value, bool), f"{name} must be true or false, not {value!r}")
 
@@ -134,15 +146,21 @@ class CodecSpec:
         return cls.from_dict(config, source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """config.json's content; `output_rates` only when there is more than the published models' single head."""
+        """config.json's content; of heads only what is more than the published models' single one."""
         config = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        if self.output_rates == (self.sampling_rate,):
-            del config["output_rates"]
+        if not self.has_double_head:
+            for name in ("output_rates", *DOUBLE_HEAD):
+                del config[name]
         return config
 
     def single_head(self) -> "CodecSpec":
         """The same codec with only its published head."""
         return dataclasses.replace(self, output_rates=())
+
+    @property
+    def has_double_head(self) -> bool:
+        """Whether there is a head at twice the sampling rate."""
+        return max(self.output_rates) > self.sampling_rate
 
     # ---- sizes -------------------------------------------------------------------------------------------------
 
@@ -261,7 +279,7 @@ class CodecSpec:
         context is whole windows, since a window's every output depends on its every input.
         """
         low, high = 0, self.coarse_frame * self.alignment - 1
-        if max(self.output_rates) > self.sampling_rate:
+        if self.has_double_head:
             low, high = low - HEAD_REACH, high + HEAD_REACH
         low, high = low - 3, high + 3
         for rate in reversed(self.decoder_rates):
@@ -281,6 +299,9 @@ class CodecSpec:
     def _whole_units(self, frames: int) -> int:
         return math.ceil(frames / self.alignment) * self.alignment
 
+
+DOUBLE_HEAD = {field.name: field.default for field in dataclasses.fields(CodecSpec) if "double_head" in field.name}
+"""The fields about the head at twice the rate, with what an old config.json means."""
 
 RESIDUAL_REACH = 3 * (1 + 3 + 9)
 """Samples on each side that the three residual units (kernel 7, dilations 1, 3, 9) of a block look at."""

@@ -10,6 +10,7 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_fingerprint
 from snac_pipeline.steps.corpus import OnEvent
+from snac_pipeline.steps.restoring import restored_folder
 from snac_pipeline.training.recipe import load_recipe
 from snac_pipeline.training.runs import Inputs, Run, execute_run, plan_run
 
@@ -41,7 +42,14 @@ def recipe_run(settings: Settings, recipe_file: Path, start: SNAC | None = None)
         start = start or base
         utterances = cached_utterances(settings, base).utterances
         codes = None if recipe.trains_codes else codes_fingerprint(settings, base)
-    inputs = Inputs(utterances, start, codes, codes_precision=settings.caching.precision, limit=settings.training.limit)
+    inputs = Inputs(
+        utterances,
+        start,
+        codes,
+        codes_precision=settings.caching.precision,
+        limit=settings.training.limit,
+        restored=restored_folder(settings) if recipe.targets == "restored" else None,
+    )
     return plan_run(recipe, inputs, settings.home)
 
 

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from snac_pipeline.codec import CodecSpec
 from snac_pipeline.codes.view import CodesView
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.training.slices import Slice
+from snac_pipeline.training.targets import Targets
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Batch:
     """Supervised coarse frames that exist."""
     start_B: Tensor
     """First coarse frame of each window in its utterance."""
+    cutoffs: dict[int, Tensor] = field(default_factory=dict)
+    """Hz (B,) above which the loss at an output rate looks at nothing; no entry: at everything."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
@@ -53,11 +56,12 @@ class Batch:
             self.offset_B.to(device),
             self.valid_B.to(device),
             self.start_B.to(device),
+            {rate: cutoff_B.to(device) for rate, cutoff_B in self.cutoffs.items()},
         )
 
 
 class SpeechSlices(Dataset):
-    """Reads one `Slice` at a time. `files` and `digests` belong together; `view` of None means audio as input."""
+    """Reads one `Slice` at a time. `files`, `digests` and `targets` belong together; `view` of None: audio as input."""
 
     def __init__(
         self,
@@ -66,18 +70,22 @@ class SpeechSlices(Dataset):
         spec: CodecSpec,
         rates: Sequence[int],
         view: Path | None,
+        targets: Targets | None = None,
     ):
         self.files, self.spec, self.rates = list(files), spec, tuple(rates)
+        self.targets = targets or Targets()
         # The path travels to loader workers and is mapped there; a pickled memory map would be copied.
         self.view_path, self._view = view, None
         self.view_rows = None if view is None else CodesView(view).rows(digests)
 
     def __getitem__(self, item: Slice) -> dict:
         file = self.files[item.row]
-        read = {"slice": item, "targets": {}}
+        cutoffs = {rate: values[item.row] for rate, values in self.targets.cutoffs.items()}
+        read = {"slice": item, "targets": {}, "cutoffs": cutoffs}
         first = item.window_start + item.offset
         for rate in self.rates:
-            read["targets"][rate] = self._audio(file, rate, first, item.segment)
+            target = self.targets.files.get(rate, self.files)[item.row]
+            read["targets"][rate] = self._audio(target, rate, first, item.segment)
         if self.view_rows is None:
             read["audio"] = self._audio(file, self.spec.sampling_rate, item.window_start, item.window)
         else:
@@ -106,6 +114,7 @@ def collate(items: list[dict]) -> Batch:
         offset_B=torch.tensor([s.offset for s in slices]),
         valid_B=torch.tensor([s.valid for s in slices]),
         start_B=torch.tensor([s.window_start for s in slices]),
+        cutoffs={rate: torch.tensor([item["cutoffs"][rate] for item in items]) for rate in items[0]["cutoffs"]},
     )
 
 

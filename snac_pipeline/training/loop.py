@@ -34,6 +34,7 @@ from snac_pipeline.training.noise_branch import NoiseGain, noise_of
 from snac_pipeline.training.recipe import Recipe
 from snac_pipeline.training.schedules import learning_rate_factor
 from snac_pipeline.training.slices import batches_per_epoch, plan_epoch
+from snac_pipeline.training.targets import in_band
 from snac_pipeline.training.validation import HeldOut, improvement
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -181,6 +182,7 @@ def training_step(
         estimate = cut(outputs[rate], batch.offset_B * per_frame, target.shape[-1])
         valid = batch.valid_B * per_frame
         n_ffts = recipe.heads[name].n_ffts
+        estimate, target = in_band(estimate, target, valid, batch.cutoffs.get(rate), rate)
         items = reconstruction_losses(estimate, target, valid, rate, n_ffts, recipe.losses)
         loss = loss + weights[name] * items.mean()
     if quantized is not None:

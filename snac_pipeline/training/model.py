@@ -1,5 +1,6 @@
 """From a recipe and a starting codec to the model that is trained and its groups of parameters."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -17,17 +18,11 @@ DECAYED = ("original1",)
 def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
     """A codec with the recipe's heads: `start`'s weights where it has them, else initialised from recipe.seed.
 
-    Raises PipelineError when the recipe needs a starting codec and there is none.
+    Raises PipelineError when the recipe needs a starting codec and there is none, and for heads that cannot be made.
     """
-    if recipe.codec is not None:
-        spec = CodecSpec.from_dict(recipe.codec, source="recipe: codec")
-    elif start is None:
-        raise PipelineError("the recipe has no `codec` of its own and no codec to start from was given")
-    else:
-        spec = start.spec
-    rates = output_rates(recipe, spec)
+    spec = starting_spec(recipe, start)
     torch.manual_seed(recipe.seed)
-    model = SNAC(CodecSpec.from_dict({**spec.to_dict(), "output_rates": sorted(rates.values())}))
+    model = SNAC(_with_heads(recipe, spec))
     if recipe.codec is not None:
         initialise(model)
     elif start is not None:
@@ -35,7 +30,35 @@ def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
         wanted = model.state_dict().keys()
         result = model.load_state_dict({k: v for k, v in start.state_dict().items() if k in wanted}, strict=False)
         assert all(key.startswith("double_rate_head.") for key in result.missing_keys), result.missing_keys
+    if "double" in recipe.heads and recipe.heads["double"].init == "copy" and not spec.has_double_head:
+        snake, last, _ = model.decoder.model[-3:]
+        model.double_rate_head.copy_decoder(model.decoder.trunk[-1], snake, last)
     return model
+
+
+def starting_spec(recipe: Recipe, start: SNAC | None) -> CodecSpec:
+    """The geometry that the recipe's heads are added to: of a codec of its own, or of `start`."""
+    if recipe.codec is not None:
+        return CodecSpec.from_dict(recipe.codec, source="recipe: codec")
+    if start is None:
+        raise PipelineError("the recipe has no `codec` of its own and no codec to start from was given")
+    return start.spec
+
+
+def _with_heads(recipe: Recipe, spec: CodecSpec) -> CodecSpec:
+    """`spec` with the recipe's heads. A head at twice the rate that is there already has to be of the recipe's form."""
+    rates = tuple(sorted(output_rates(recipe, spec).values()))
+    if "double" not in recipe.heads:
+        return dataclasses.replace(spec, output_rates=rates)
+    head = recipe.heads["double"]
+    form = {"double_head_upsampler": head.upsampler, "double_head_interpolated": head.init == "interpolate"}
+    there = {name: getattr(spec, name) for name in form}
+    if spec.has_double_head and there != form:
+        raise PipelineError(
+            f"the codec to start from has a double head with {there}, and the recipe asks for {form}; "
+            "give the recipe's heads.double the `upsampler` and `init` that it was trained with"
+        )
+    return dataclasses.replace(spec, output_rates=rates, **form)
 
 
 @torch.no_grad()
@@ -59,6 +82,8 @@ def initialise(model: SNAC) -> None:
             gain *= 0.1
         elif name.endswith("block.3") or name.endswith("linear"):
             gain *= 0.3  # the branches of residual units and of noise begin small beside what they are added to
+        if not module.weight.any():
+            continue  # the end of a double head's branch, which begins as nothing
         module.weight = torch.randn_like(module.weight) * gain
         if module.bias is not None:
             module.bias.zero_()

@@ -20,6 +20,9 @@ published head (those two), and the head at twice the rate."""
 HeadName = Literal["native", "double"]
 """Output at the codec's sampling rate, and at twice that."""
 
+TargetKind = Literal["resampled", "native", "lowpassed", "restored"]
+"""What the head at twice the rate is compared with; see `Recipe.targets`."""
+
 NoiseName = Literal["on", "off", "seeded"]
 """Where the decoder's noise comes from while training; see training/noise_branch.py."""
 
@@ -36,6 +39,11 @@ class Head(Section):
     """Factor of this head's loss in the total."""
     n_ffts: list[int] = pydantic.Field([1024, 2048, 4096], min_length=1)
     """STFT sizes; the hop is a quarter, the window Hann."""
+    init: Literal["interpolate", "copy", "random"] = "interpolate"
+    """How a new `double` head begins: as exact interpolation of the native output, to which a branch is added that is
+    zero at first; as a copy of the decoder's last block and published head (`dense` only); or at random."""
+    upsampler: Literal["depthwise", "dense"] = "depthwise"
+    """Of a new `double` head: half the channels (64 -> 32) with depthwise convs, or all (64 -> 64) with dense ones."""
 
 
 class Losses(Section):
@@ -146,6 +154,12 @@ class Recipe(Section):
     codec: dict[str, Any] | None = None
     """config.json fields of a new codec with random weights (scratch); absent: start from a trained one."""
     heads: dict[HeadName, Head] = pydantic.Field(min_length=1)
+    targets: TargetKind = "resampled"
+    """Of the `double` head. `resampled`: every recording, whatever its own band. `native`: only recordings with content
+    up to `native_bandwidth`; others are left out. `lowpassed`: every recording, output and target both low-passed at
+    the recording's own cut-off before the loss. `restored`: the audio of `snac-pipeline restore`."""
+    native_bandwidth: float = pydantic.Field(0.65, gt=0, le=1)
+    """Share of the band, up to half of the double rate, that a recording has to fill to count as `native`."""
     detach_native: bool = False
     """Keep the double-rate loss out of the native output that the double-rate head interpolates."""
     stages: list[Stage] = pydantic.Field(min_length=1)
@@ -181,6 +195,7 @@ class Recipe(Section):
             raise ValueError("double_head has a learning rate, but heads has no `double`")
         if self.codec is None and "encoder" in groups and "quantizer" not in groups:
             raise ValueError("the encoder is trained but the quantizer is not: give both a learning rate, or neither")
+        self._consistent_heads()
         for stage in self.stages:
             if unknown := set(stage.head_weights) - set(self.heads):
                 raise ValueError(f"stage {stage.name!r}: head_weights names `{unknown.pop()}`, which heads does not")
@@ -190,6 +205,15 @@ class Recipe(Section):
             if lesson.batch_of(self.batch_size) < 1:
                 raise ValueError(f"batch_size {self.batch_size} x {lesson.batch_multiplier} rounds down to 0")
         return self
+
+    def _consistent_heads(self) -> None:
+        if "double" not in self.heads and self.targets != "resampled":
+            raise ValueError(f"targets `{self.targets}` are those of a double head, but heads has no `double`")
+        for name, head in self.heads.items():
+            if name != "double" and head.model_fields_set & {"init", "upsampler"}:
+                raise ValueError(f"heads.{name}: `init` and `upsampler` are about a new `double` head only")
+            if head.init == "copy" and head.upsampler != "dense":
+                raise ValueError("heads.double: init `copy` needs `upsampler: dense`, which is as wide as its source")
 
     @property
     def epochs(self) -> int:

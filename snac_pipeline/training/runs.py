@@ -31,8 +31,9 @@ from snac_pipeline.settings import Precision
 from snac_pipeline.training.curve import draw_curve
 from snac_pipeline.training.data import SpeechSlices
 from snac_pipeline.training.loop import OnEvent, Speech, train
-from snac_pipeline.training.model import build_model, output_rates
+from snac_pipeline.training.model import build_model, output_rates, starting_spec
 from snac_pipeline.training.recipe import Recipe
+from snac_pipeline.training.targets import countable, figures, identity, require_restored, sentence, targets_of
 from snac_pipeline.training.validation import HeldOut
 
 TRAINING_REVISION = 1
@@ -53,6 +54,8 @@ class Inputs:
     """What they were encoded in; it is part of the fingerprint."""
     limit: int | None = None
     """Train on at most so many utterances."""
+    restored: Path | None = None
+    """Folder of restored audio (training/restoring.py), for recipes whose targets it is."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Run:
     facts: dict[str, Any]
     train_rows: pl.DataFrame
     val_rows: pl.DataFrame
+    targets: dict[str, Any]
+    """What the head at twice the rate is compared with, see targets.figures; nothing without such a head."""
 
     @property
     def folder(self) -> Path:
@@ -89,14 +94,21 @@ def plan_run(recipe: Recipe, inputs: Inputs, home: Path) -> Run:
     Raises PipelineError when there is nothing to train or to validate on, and when codes and starting codec do not
     belong together.
     """
-    train_rows = _limited(inputs.utterances.filter(pl.col("split") == "train"), inputs.limit)
-    val_rows = _limited(inputs.utterances.filter(pl.col("split") == "val"), recipe.validation.utterances)
+    utterances, rate = inputs.utterances, output_rates(recipe, starting_spec(recipe, inputs.start)).get("double")
+    if rate is not None:
+        utterances = countable(utterances, recipe, rate)
+    train_rows = _limited(utterances.filter(pl.col("split") == "train"), inputs.limit)
+    val_rows = _limited(utterances.filter(pl.col("split") == "val"), recipe.validation.utterances)
     if train_rows.is_empty() or val_rows.is_empty():
         raise PipelineError(
             f"{len(train_rows)} utterances to train on and {len(val_rows)} held out: both need at least one; "
             "add recordings of more speakers"
         )
-    return Run(recipe, inputs, home, _facts(recipe, inputs, train_rows, val_rows), train_rows, val_rows)
+    used = pl.concat([train_rows, val_rows])
+    if recipe.targets == "restored":
+        require_restored(used, inputs.restored)
+    targets = {} if rate is None else figures(inputs.utterances, used, recipe, rate)
+    return Run(recipe, inputs, home, _facts(recipe, inputs, train_rows, val_rows), train_rows, val_rows, targets)
 
 
 def execute_run(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
@@ -118,6 +130,8 @@ def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
     recipe, inputs, home, folder = run.recipe, run.inputs, run.home, run.folder
     train_rows, val_rows = run.train_rows, run.val_rows
     started = time.monotonic()
+    if run.targets:
+        on_event({"message": sentence(run.targets, len(train_rows) + len(val_rows))})
     _fuse_if_possible(recipe, device, on_event)
     model = build_model(recipe, inputs.start).to(device)
     spec, rates = model.spec, sorted(output_rates(recipe, model.spec).values())
@@ -127,18 +141,20 @@ def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
         view = build_view(home, codes_folder(home, inputs.codes_fingerprint), digests, spec)
 
     def dataset(rows: pl.DataFrame) -> tuple[SpeechSlices, np.ndarray]:
-        slices = SpeechSlices(rows["file"].to_list(), rows["digest"].to_list(), spec, rates, view)
+        targets = targets_of(rows, recipe, 2 * spec.sampling_rate, inputs.restored)
+        slices = SpeechSlices(rows["file"].to_list(), rows["digest"].to_list(), spec, rates, view, targets)
         return slices, _coarse_frames(rows, spec, view)
 
     speech = Speech(*dataset(train_rows))
     val_set, val_frames = dataset(val_rows)
     held_out = HeldOut(val_set, np.minimum(val_frames, spec.segment_frames(recipe.validation.seconds)))
-    figures = train(recipe, model, speech, held_out, folder, on_event)
+    trained = train(recipe, model, speech, held_out, folder, on_event)
     model.save_pretrained(folder / "model")
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    draw_curve(folder / "curve.png", history, figures["baseline"])
+    draw_curve(folder / "curve.png", history, trained["baseline"])
     return {
-        **figures,
+        **trained,
+        **run.targets,
         "weights_digest": weights_digest(model.state_dict()),
         "train_utterances": len(train_rows),
         "val_utterances": len(val_rows),
@@ -171,6 +187,7 @@ def _facts(recipe: Recipe, inputs: Inputs, train_rows: pl.DataFrame, val_rows: p
             "codes_version": value_digest([inputs.codes_fingerprint, data]),
             "data": data,
             "limit": inputs.limit,
+            "targets": identity(pl.concat([train_rows, val_rows]), recipe, inputs.restored),
         },
     }
 

@@ -12,6 +12,7 @@ from snac_pipeline.training.losses import reconstruction_losses
 from snac_pipeline.training.model import output_rates
 from snac_pipeline.training.recipe import Recipe
 from snac_pipeline.training.slices import whole
+from snac_pipeline.training.targets import in_band
 
 BOOTSTRAP = 2000
 
@@ -42,8 +43,9 @@ class HeldOut:
                 outputs = model.synthesize(latents, Noise("seeded", seed=row), list(rates.values()))
                 for name, rate in rates.items():
                     valid = torch.tensor([outputs[rate].shape[-1]], device=device)
+                    pair = in_band(outputs[rate], batch.targets[rate], valid, batch.cutoffs.get(rate), rate)
                     losses[rate][row] = reconstruction_losses(
-                        outputs[rate], batch.targets[rate], valid, rate, recipe.heads[name].n_ffts, recipe.losses
+                        *pair, valid, rate, recipe.heads[name].n_ffts, recipe.losses
                     ).item()
         model.train(was_training)
         return losses

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from snac_pipeline.definitions import build_defs
 from snac_pipeline.errors import PipelineError
@@ -61,6 +62,40 @@ def test_what_a_decoder_starts_from_is_an_edge_and_unlisted_decoders_are_absent(
     assert parents == {"splits", "code_cache", "decoder_24khz"}
     assert not graph.has(dg.AssetKey("decoder_48khz"))
     assert "train_phase11" not in {job.name for job in defs.resolve_all_job_defs()}
+
+
+def restoring(project):
+    """Settings of one decoder that learns from restored audio."""
+    recipe = yaml.safe_load((REPOSITORY / "recipes/phase11.yaml").read_text())
+    file = project.folder / "restoring.yaml"
+    file.write_text(yaml.safe_dump({**recipe, "targets": "restored"}))
+    return {"decoders": {"decoder_48khz": {"recipe": str(file)}}}
+
+
+def test_restored_audio_is_an_asset_only_where_a_recipe_or_the_settings_ask_for_it(project):
+    def parents(asset, **changes):
+        project.change_settings(**changes)
+        graph = build_defs(project.settings_file).resolve_asset_graph()
+        key = dg.AssetKey(asset)
+        return {parent.to_user_string() for parent in graph.get(key).parent_keys} if graph.has(key) else None
+
+    assert parents("restored_audio") is None
+    assert parents("restored_audio", restorer={"source": "owner/name"}) == {"splits"}
+    training = restoring(project)
+    assert parents("decoder_48khz", training=training) == {"splits", "code_cache", "base_codec", "restored_audio"}
+    assert parents("evaluation") == {"splits", "code_cache", "base_codec", "decoder_48khz"}
+
+
+def test_with_a_restorer_there_is_a_job_for_it(project):
+    project.change_settings(restorer={"source": "owner/name"})
+    job = build_defs(project.settings_file).resolve_job_def("restore_audio")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {"restored_audio"}
+
+
+def test_restored_targets_without_a_restorer_are_refused_before_anything_runs(project):
+    project.change_settings(training=restoring(project))
+    with pytest.raises(PipelineError, match=r"decoder_48khz are `restored`; name a restorer in `restorer\.source`"):
+        build_defs(project.settings_file)
 
 
 def test_a_recipe_that_is_not_there_is_refused_before_anything_runs(project):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from made_training import CODEC, PHASE10, make_home, recipe_of  # isort: skip
+from made_training import CODEC, PHASE10, REPOSITORY, make_home, recipe_of  # isort: skip
 from geometries import PUBLISHED, build, thin, two_heads  # isort: skip
 
 from snac_pipeline.codec import SNAC, CodecSpec, Noise
@@ -139,6 +139,53 @@ def test_a_target_correlates_best_with_the_audio_at_its_own_place(sliced):
             spans = np.lib.stride_tricks.sliding_window_view(around, len(x))
             likeness = spans @ x / (np.linalg.norm(spans, axis=1) + 1e-3)
             assert likeness.argmax() == reach
+
+
+def loudness(audio_T, rate):
+    """The envelope of speech: mean of |x| over 8 ms, every millisecond, less its mean."""
+    step = rate // 1000
+    blocks = np.abs(audio_T[: len(audio_T) // step * step]).reshape(-1, step).mean(axis=1)
+    smooth = np.convolve(blocks, np.ones(8) / 8, mode="valid")
+    return smooth - smooth.mean()
+
+
+def lag_of_decoded_slices(late_frames):
+    """Milliseconds between decoded slices and their targets, by the correlation of all together, at both rates.
+
+    With the examples' trained codec, which follows the loudness of speech and not its waveform. late_frames: how much
+    too late the codes are cut.
+    """
+    base = SNAC.from_pretrained(REPOSITORY / "examples" / "base_codec")
+    model = SNAC(two_heads(base.spec)).eval()
+    model.load_state_dict(base.state_dict(), strict=False)
+    spec, segment, reach = model.spec, 10, 120
+    together = {rate: np.zeros(2 * reach + 1) for rate in spec.output_rates}
+    for number, file in enumerate(sorted((REPOSITORY / "examples" / "speech").rglob("*.flac"))[::12]):
+        with torch.inference_mode():
+            codes = model.encode(torch.from_numpy(read_audio(file, spec.sampling_rate))[None, None])
+        plan = plan_epoch(np.array([codes[0].shape[-1]]), segment, spec.decode_context, 1, 1, number, 0)
+        for [item] in [batch for batch in plan if batch[0].window_start + batch[0].offset >= 2][:2]:
+            begin, end = item.window_start + late_frames, item.window_start + late_frames + item.window
+            window = [level[:, begin * n : end * n] for level, n in zip(codes, spec.tokens_per_frame, strict=True)]
+            for rate in spec.output_rates:
+                audio = decode(model, window, Noise("off"), rate)
+                offset = torch.tensor([spec.samples(item.offset, rate)])
+                length = min(spec.samples(item.segment, rate), audio.shape[-1] - int(offset))
+                heard = loudness(cut(audio, offset, length)[0, 0].numpy(), rate)
+                start, margin = spec.samples(item.window_start + item.offset, rate), reach * rate // 1000
+                around = loudness(read_audio(file, rate, start - margin, length + 2 * margin), rate)
+                spans = np.lib.stride_tricks.sliding_window_view(around, len(heard))[: 2 * reach + 1]
+                together[rate] += spans @ heard / (np.linalg.norm(spans, axis=1) * np.linalg.norm(heard) + 1e-9)
+    return {rate: int(likeness.argmax()) - reach for rate, likeness in together.items()}
+
+
+def test_decoded_slices_correlate_best_with_their_targets_at_their_own_place():
+    assert all(abs(lag) <= 3 for lag in lag_of_decoded_slices(0).values())
+
+
+def test_codes_cut_one_frame_late_are_told_by_that_correlation():
+    """A frame is 85 ms; what is decoded comes that much too early."""
+    assert all(lag == pytest.approx(85, abs=5) for lag in lag_of_decoded_slices(1).values())
 
 
 def gradient_of_the_outputs(sliced, item, recipe):

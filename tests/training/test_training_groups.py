@@ -14,6 +14,8 @@ from snac_pipeline.training.model import build_model, build_optimizer, enter_sta
 from geometries import build, random_codes  # isort: skip
 
 DUAL = recipe_of(PHASE12)
+COPYABLE = CodecSpec.from_dict({**CODEC, "encoder_rates": [2, 8, 4], "decoder_rates": [8, 4, 2]})
+"""A last decoder block that upsamples by 2, as those of the published codecs do."""
 ALL = ("encoder", "quantizer", "trunk", "native_head", "double_head")
 
 
@@ -83,6 +85,57 @@ def test_an_untrained_second_head_is_the_base_decoder_and_its_interpolation(base
     both = outputs(dual, (NATIVE, DOUBLE), codes)
     assert torch.equal(both[NATIVE], whole)
     assert (both[DOUBLE] - double_rate(whole)).abs().max() < 1e-6
+
+
+FORMS = [("interpolate", "depthwise"), ("interpolate", "dense"), ("copy", "dense"), ("random", "depthwise")]
+
+
+def begun(init, upsampler, start, **changes):
+    double = {**PHASE12["heads"]["double"], "init": init, "upsampler": upsampler}
+    return build_model(recipe_of(PHASE12, heads={**PHASE12["heads"], "double": double}, **changes), start)
+
+
+@pytest.mark.parametrize(("init", "upsampler"), FORMS)
+def test_however_the_second_head_begins_the_native_output_is_the_base_decoder_s_bit_for_bit(init, upsampler):
+    start, codes = build(COPYABLE), random_codes(COPYABLE, 12)
+    whole = outputs(start, (NATIVE,), codes)[NATIVE]
+    both = outputs(begun(init, upsampler, start), (NATIVE, DOUBLE), codes)
+    assert torch.equal(both[NATIVE], whole)
+    interpolated = (both[DOUBLE] - double_rate(whole)).abs().max() < 1e-5
+    assert interpolated == (init == "interpolate")
+
+
+def test_copy_takes_the_decoder_s_last_block_and_random_does_not():
+    start = build(COPYABLE)
+    source = start.decoder.trunk[-1].block[1].weight
+    for init, same in (("copy", True), ("random", False)):
+        upsample = begun(init, "dense", start).double_rate_head.branch[1]
+        assert torch.allclose(upsample.weight, source[: upsample.in_channels], atol=1e-6) == same
+
+
+def test_a_scratch_codec_s_interpolating_head_begins_as_interpolation_too():
+    heads = {"native": {}, "double": {}}
+    stages = [
+        {**SCRATCH["stages"][0], "learning_rates": {**SCRATCH["stages"][0]["learning_rates"], "double_head": 1e-3}}
+    ]
+    model = build_model(recipe_of(SCRATCH, heads=heads, stages=stages), None)
+    both = outputs(model, (NATIVE, DOUBLE), random_codes(model.spec, 8))
+    assert (both[DOUBLE] - double_rate(both[NATIVE])).abs().max() < 1e-6
+
+
+def test_a_trained_head_of_another_form_than_the_recipe_s_is_refused(base):
+    start = begun("interpolate", "dense", base)
+    assert begun("interpolate", "dense", start).spec == start.spec
+    with pytest.raises(PipelineError, match=r"has a double head with .*dense.*the recipe asks for .*depthwise"):
+        begun("interpolate", "depthwise", start)
+
+
+def test_a_trained_copied_head_is_carried_on_and_not_copied_again():
+    start = begun("copy", "dense", build(COPYABLE))
+    with torch.no_grad():
+        start.double_rate_head.branch[-1].weight.fill_(0.1)
+    again = begun("copy", "dense", start)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), start.parameters(), strict=True))
 
 
 def test_a_model_is_a_copy_and_carries_no_head_that_its_recipe_does_not_train(base, dual):

@@ -1,9 +1,16 @@
-"""An epoch's plan, for any lengths, segments, context and alignment."""
+"""An epoch's plan, for any lengths, segments, context and alignment; and what is cut by it, for any geometry."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+import soundfile
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snac_pipeline.codec import SNAC, CodecSpec, Noise
+from snac_pipeline.training.data import SpeechSlices, collate
 from snac_pipeline.training.slices import batches_per_epoch, plan_epoch, whole
 
 
@@ -95,3 +102,92 @@ def test_starts_are_uniform_over_the_utterance_both_edges_included():
 def test_a_whole_utterance_is_a_slice_of_all_of_it_or_of_its_beginning():
     assert whole(7) == (0, 0, 7, 7, 0, 7, 7)
     assert whole(7, limit=3) == (0, 0, 3, 3, 0, 3, 3)
+
+
+# ---- any geometry ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def geometries(draw):
+    """Codecs of one to four levels, of any rates and strides, with and without attention windows; thin."""
+    rates = draw(st.lists(st.integers(2, 5), min_size=1, max_size=3))
+    strides, stride = [1], 1
+    for factor in draw(st.lists(st.integers(1, 3), max_size=3)):
+        stride *= factor
+        strides.insert(0, stride)
+    window = draw(st.sampled_from([None, None, 4, 6, 16]))
+    sampling_rate = draw(st.sampled_from([8_000, 11_025, 16_000, 24_000, 44_100]))
+    return CodecSpec(
+        sampling_rate=sampling_rate, encoder_dim=64 // 2 ** len(rates), encoder_rates=tuple(rates), decoder_dim=64,
+        decoder_rates=tuple(draw(st.permutations(rates))), attn_window_size=window, codebook_size=17,
+        codebook_dim=2, vq_strides=tuple(strides), output_rates=(sampling_rate, 2 * sampling_rate),
+    )  # fmt: skip
+
+
+def clocked(folder, spec, lengths):
+    """Utterances whose every token is its own number and every sample its own time (seconds over 100)."""
+    view = folder / "view"
+    view.mkdir()
+    np.save(view / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+    (view / "digests.txt").write_text("\n".join(f"{row}" for row in range(len(lengths))))
+    for k, count in enumerate(spec.tokens_per_frame):
+        np.save(view / f"level_{k}.npy", np.concatenate([np.arange(n * count, dtype=np.uint16) for n in lengths]))
+    files = []
+    for row, length in enumerate(lengths):
+        files.append(str(folder / f"{row}.wav"))
+        times = np.arange(spec.samples(length)) / spec.sampling_rate
+        soundfile.write(files[-1], times / 100, spec.sampling_rate, "FLOAT")
+    return SpeechSlices(files, [f"{row}" for row in range(len(lengths))], spec, spec.output_rates, view)
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.data())
+def test_tokens_and_samples_of_any_slice_of_any_geometry_cover_the_same_time(spec, data):
+    unit = spec.alignment
+    lengths = unit * np.array(data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3)))
+    segment, context = (unit * data.draw(st.integers(least, 4)) for least in (1, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = clocked(Path(folder), spec, lengths)
+        plan = plan_epoch(lengths, segment, context, 1, unit, data.draw(st.integers(0, 99)), 0)
+        for [item] in plan[:6]:
+            batch = collate([dataset[item]])
+            first = item.window_start + item.offset
+            for level, count in zip(batch.codes, spec.tokens_per_frame, strict=True):
+                supervised = level[0, item.offset * count : (item.offset + item.valid) * count]
+                # A token's number is its start in units of the level's own step.
+                assert supervised.tolist() == list(range(first * count, (first + item.valid) * count))
+            begin, end = first * spec.frame_seconds, (first + item.valid) * spec.frame_seconds
+            for rate, target in batch.targets.items():
+                heard = target[0, 0, : spec.samples(item.valid, rate)].numpy()
+                assert len(heard) == round((end - begin) * rate)
+                times = begin + np.arange(len(heard)) / rate
+                # A resampler rings where the ramp begins and ends.
+                inner = (times > 300 / rate) & (times < lengths[item.row] * spec.frame_seconds - 300 / rate)
+                kept = inner if rate != spec.sampling_rate else slice(None)
+                assert np.allclose(100 * heard[kept], times[kept], atol=0.1 / rate)
+
+
+@settings(max_examples=12, deadline=None)
+@given(geometries(), st.integers(0, 99))
+def test_a_slice_of_any_geometry_is_decoded_as_in_the_whole_utterance(spec, seed):
+    torch.manual_seed(seed)
+    model = SNAC(spec).eval().double()
+    torch.nn.init.normal_(model.double_rate_head.branch[-1].weight)
+    unit, context = spec.alignment, spec.decode_context
+    length = 2 * context + 5 * unit
+    codes = [torch.randint(spec.codebook_size, (1, n)) for n in spec.token_counts(length)]
+    [[item], *_] = plan_epoch(np.array([length]), 2 * unit, context, 1, unit, seed, 0)
+    window = [
+        level[:, item.window_start * n : (item.window_start + item.window) * n]
+        for level, n in zip(codes, spec.tokens_per_frame, strict=True)
+    ]
+    with torch.inference_mode():
+        parts, wholes = (
+            model.synthesize(model.dequantize(levels), Noise("off"), spec.output_rates) for levels in (window, codes)
+        )
+    for rate in spec.output_rates:
+        begin = spec.samples(item.offset, rate)
+        start = spec.samples(item.window_start, rate) + begin
+        count = spec.samples(item.segment, rate)
+        error = (parts[rate][..., begin : begin + count] - wholes[rate][..., start : start + count]).abs().max()
+        assert error < 1e-9 * max(1.0, float(wholes[rate].abs().max()))

@@ -37,6 +37,13 @@ def restore(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     """Restore the recordings of all corpora that are not restored yet."""
     utterances = read_utterances(settings.home, list(settings.corpora))
     devices = find_devices(settings.devices)
+    caching = settings.caching
     return restoring.restore(
-        find_restorer(settings), utterances, settings.home, settings.caching.batch_seconds, devices, on_event
+        find_restorer(settings),
+        utterances,
+        settings.home,
+        caching.batch_seconds,
+        caching.hang_seconds,
+        devices,
+        on_event,
     )

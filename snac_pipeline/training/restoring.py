@@ -13,7 +13,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ import torchaudio
 from torch import Tensor
 
 from snac_pipeline.corpus.audio import read_audio, resampled_length
-from snac_pipeline.corpus.naming import openable
 from snac_pipeline.corpus.probe import digest_of
 from snac_pipeline.corpus.sniffing import UnreadableAudio
-from snac_pipeline.engine.local import run_parts
+from snac_pipeline.engine import attempts
+from snac_pipeline.engine.local import LocalPool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_file, content_digest, make_folder, value_digest, write_json
 
@@ -98,6 +98,7 @@ def restore(
     utterances: pl.DataFrame,
     home: Path,
     batch_seconds: float,
+    hang_seconds: float,
     devices: Sequence[str],
     on_event: OnEvent,
 ) -> dict[str, Any]:
@@ -118,11 +119,19 @@ def restore(
     on_event({"message": f"{len(missing)} recordings to restore, {len(utterances) - len(missing)} restored already"})
     done, seconds, failed = 0, 0.0, []
     work = functools.partial(restore_part, restorer, folder, batch_seconds)
-    with contextlib.closing(run_parts(work, parts, devices)) as results:
-        for result in results:
-            done += result.recordings
-            seconds += result.audio_seconds
-            failed += result.failed
+    with contextlib.closing(LocalPool(work, devices, hang_seconds)) as pool:
+        for event in attempts.run_parts(pool, parts):
+            match event:
+                case attempts.Poisonous(item, reason):
+                    failed.append(f"{item.file}: {reason}")
+                case attempts.Failed(_, reason, _):
+                    on_event({"message": f"an attempt failed: {reason}"})
+                case attempts.Done(_, result):
+                    done += result.recordings
+                    seconds += result.audio_seconds
+                    failed += result.failed
+                case _:
+                    continue
             rate = seconds / (time.monotonic() - started)
             on_event({"message": f"{done}/{len(missing)} recordings restored, {rate:.1f}x real time",
                       "fraction": done / len(missing)})  # fmt: skip
@@ -143,8 +152,13 @@ def restore(
     }
 
 
-def restore_part(restorer: Restorer, folder: Path, batch_seconds: float, part: Sequence[Work], device: str) -> Restored:
-    """Restore and commit recordings; those of one padded length share a batch, so that none changes another."""
+def restore_part(
+    restorer: Restorer, folder: Path, batch_seconds: float, part: Sequence[Work], device: str
+) -> Generator[int, None, Restored]:
+    """Restore and commit recordings; those of one padded length share a batch, so that none changes another.
+
+    Yields how many are done, after every batch.
+    """
     models = _load(restorer, device)
     done, failed = [], []
     for batch in _batches(part, batch_seconds):
@@ -159,6 +173,7 @@ def restore_part(restorer: Restorer, folder: Path, batch_seconds: float, part: S
             with atomic_file(restored_file(folder, work.digest)) as temporary:
                 soundfile.write(temporary, _levelled(audio, heard, work), OUTPUT_RATE, "PCM_16", format="FLAC")
             done.append(work)
+        yield len(done)
     return Restored(len(done), sum(work.num_samples for work in done) / INPUT_RATE, failed)
 
 
@@ -232,7 +247,7 @@ def _batches(part: Sequence[Work], batch_seconds: float) -> Iterator[list[Work]]
 
 def _read(work: Work) -> np.ndarray:
     """The recording at INPUT_RATE; raises UnreadableAudio for one that is no longer what was scanned."""
-    if digest_of(openable(work.file)) != work.digest:
+    if digest_of(work.file) != work.digest:
         raise UnreadableAudio(work.file, "changed since the scan")
     return read_audio(work.file, INPUT_RATE, 0, work.num_samples)
 

@@ -76,7 +76,7 @@ def restorer(tmp_path):
 
 def restored(home, restorer, utterances=None, devices=("cpu",), batch_seconds=30.0):
     rows = home.utterances if utterances is None else utterances
-    result = restoring.restore(restorer, rows, home.work, batch_seconds, list(devices), lambda event: None)
+    result = restoring.restore(restorer, rows, home.work, batch_seconds, 60.0, list(devices), lambda event: None)
     return result, restoring.restored_folder(home.work, restorer)
 
 

@@ -8,22 +8,20 @@ killed export left is known as ours, and nothing that is not ours is ever overwr
 import contextlib
 import errno
 import fcntl
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.fs
 import xxhash
 
 from snac_pipeline.corpus.ledger import SIDES
 from snac_pipeline.corpus.naming import os_path, stored_path
+from snac_pipeline.corpus.sniffing import UnreachableFile
+from snac_pipeline.corpus.stores import open_file
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet, write_parquet
 
@@ -234,27 +232,17 @@ def _put_link(file: str, place: Path, digest: str, mtime_ns: int) -> None:
 def _put_copy(file: str, place: Path, digest: str, mtime_ns: int) -> None:
     """Copy a file, whose content has to be what its digest says, and give the copy its date."""
     hasher = xxhash.xxh3_128()
-    with _opened(file) as source, place.open("wb") as copy:
-        while chunk := source.read(1 << 20):
-            hasher.update(chunk)
-            copy.write(chunk)
+    try:
+        with open_file(file) as source, place.open("wb") as copy:
+            while chunk := source.read(1 << 20):
+                hasher.update(chunk)
+                copy.write(chunk)
+    except UnreachableFile as error:
+        raise PipelineError(f"{error}; if it is gone, run `snac-pipeline scan` and export again") from error
     if hasher.hexdigest() != digest:
         place.unlink()
         raise PipelineError(f"{file} has changed since it was scanned; run `snac-pipeline scan` and export again")
     os.utime(place, ns=(mtime_ns, mtime_ns))
-
-
-def _opened(file: str) -> BinaryIO:
-    """A file of a manifest's row, on this machine or behind a URL."""
-    try:
-        if "://" not in file:
-            return io.FileIO(os_path(file))
-        store, path = pyarrow.fs.FileSystem.from_uri(file)
-        return store.open_input_stream(path)
-    except (OSError, pa.ArrowException) as error:
-        raise PipelineError(
-            f"{file} cannot be read ({error}); if it is gone, run `snac-pipeline scan` and export again"
-        ) from error
 
 
 def _made(folder: Path) -> Path:

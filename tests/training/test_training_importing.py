@@ -195,7 +195,7 @@ def test_the_written_file_is_the_recipe_and_its_comments_are_settings(tmp_path):
     comments = [line[6:] for line in (tmp_path / "new.yaml").read_text().splitlines() if line.startswith("#     ")]
     (tmp_path / "pipeline.yaml").write_text("\n".join(comments))
     settings = load_settings(tmp_path / "pipeline.yaml")
-    assert settings.corpora["speech"].path == tmp_path / "recordings"
+    assert settings.corpora["speech"].path == str(tmp_path / "recordings")
     assert (settings.home, settings.devices) == (tmp_path / "out", ["cuda:1"])
     assert (settings.base_codec.source, settings.training.limit) == ("own/codec", 9)
 

@@ -152,7 +152,7 @@ def test_a_lowpassed_run_learns_nothing_from_above_the_cut_off(home):
     zero, all_of_it = torch.zeros(1, dtype=torch.int64), torch.tensor([frames])
 
     def loss(target, cutoffs):
-        batch = Batch([0], codes, None, {DOUBLE: target}, None, zero, all_of_it, cutoffs)
+        batch = Batch([0], codes, None, {DOUBLE: target}, None, zero, all_of_it, zero, cutoffs)
         weights = {"native": 0.0, "double": 1.0}
         return training_step(recipe, model, batch, weights, CodebookCare(model, recipe.codebooks), 0).item()
 

@@ -88,7 +88,7 @@ def carry_out(folder: Path, plans: Sequence[Rewrite]) -> None:
     for plan in plans:
         if plan.written:
             new.append(_write(folder, plan))
-        going = set(plan.old) - set(new)
+        going = [part for part in plan.old if part not in new]
         staying = [part for part in plan.elsewhere if part.exists()] if len(plan.dropped) else []
         # What a plan relies on may have been rewritten by one before it.
         staying += [part for part in new if part.exists()] if len(plan.dropped) else new[-1:]

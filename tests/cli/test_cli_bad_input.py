@@ -289,8 +289,8 @@ def test_everything_wrong_with_the_codes_is_listed_and_a_program_may_take_it_for
     first, second = sorted((project.home / "codes" / result["fingerprint"]).glob("part-*"))[:2]
     first.write_bytes(first.read_bytes()[:50])
     data = bytearray(second.read_bytes())
-    codes = pq.read_metadata(second).row_group(0).column(5)  # its page is its header and its data
-    data[codes.data_page_offset + codes.total_compressed_size - 2] ^= 1
+    column = pq.read_metadata(second).row_group(0).column(3)
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
     second.write_bytes(data)
     message = project("codes", "verify").error
     count, *lines = message.splitlines()

@@ -1,6 +1,7 @@
 """Compacting: fewer parts, the same codes for readers, and nothing lost wherever it is interrupted."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +123,14 @@ class Crash(BaseException):
 def test_interrupted_anywhere_nothing_is_lost_and_the_next_call_ends_the_same(tmp_path, monkeypatch, what):
     """Every write and every unlink is, once each, the last thing that happens; then it is run again."""
 
-    def fill(folder: Path) -> None:
-        write(folder, names(12))
-        for i in range(7):
-            write(folder, [*names(4, 20 + 4 * i), *names(1, i), *names(1, 21 + 4 * (i // 2))])
+    write(tmp_path / "filled", names(12))
+    for i in range(5):
+        write(tmp_path / "filled", [*names(4, 20 + 4 * i), *names(1, i), *names(1, 21 + 4 * ((i + 1) % 5))])
 
-    needed = set(names(9)) | {name for i in range(7) for name in names(3, 20 + 4 * i)[i % 3 :]}
+    def fill(folder: Path) -> None:
+        shutil.copytree(tmp_path / "filled", folder)
+
+    needed = set(names(9)) | {name for i in range(5) for name in names(3, 20 + 4 * i)[i % 3 :]}
 
     def plans(folder: Path) -> list:
         if what == "compaction":
@@ -140,7 +143,7 @@ def test_interrupted_anywhere_nothing_is_lost_and_the_next_call_ends_the_same(tm
     fill(tmp_path / "whole")
     before = seen(tmp_path / "whole")
     carry_out(tmp_path / "whole", plans(tmp_path / "whole"))
-    assert seen(tmp_path / "whole") == before and len(before) > 15
+    assert seen(tmp_path / "whole") == before and len(before) > 12
     write_rows, unlink = compact.write_rows, Path.unlink
 
     for step in range(100):
@@ -174,7 +177,7 @@ def test_interrupted_anywhere_nothing_is_lost_and_the_next_call_ends_the_same(tm
     assert step > 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     parts=st.lists(st.sets(st.integers(0, 40), min_size=1, max_size=12), min_size=1, max_size=10),
     limit=st.integers(1, 30),

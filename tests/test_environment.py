@@ -15,7 +15,8 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 LOCK = (REPOSITORY / "requirements.lock").read_text()
-WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = PROJECT["optional-dependencies"]
+WANTED = [*PROJECT["dependencies"], *EXTRAS["ray"], *(text for text in EXTRAS["dev"] if text != "snac-pipeline[ray]")]
 
 
 def locked() -> list[tuple[Requirement, str]]:

@@ -141,7 +141,7 @@ def test_an_unknown_key_in_a_recipe(project):
     [
         ({"phase9": {}}, "unknown key `phase9`"),
         ({"phase10": {"optimiser": {}}}, "unknown key `optimiser` (known here: phase, codec, heads"),
-        ({"phase10": {"heads": {"native": {"wait": 1}}}}, "`heads.native.wait` (known here: weight, n_ffts)"),
+        ({"phase10": {"heads": {"native": {"wait": 1}}}}, "`heads.native.wait` (known here: weight, n_ffts, init"),
     ],
 )
 def test_an_unknown_key_in_an_overlay(project, overlay, words):

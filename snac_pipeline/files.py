@@ -82,9 +82,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        flush_folder(path.parent)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            flush_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -108,12 +108,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb+") as handle:
                         os.fsync(handle.fileno())
-        flush_folder(temporary)
-        temporary.chmod(0o755)
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
-        flush_folder(path.parent)
+            flush_folder(temporary)
+            temporary.chmod(0o755)
+            if path.exists():
+                path.rename(replaced)
+            temporary.rename(path)
+            flush_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if replaced.exists() and not path.exists():  # an interrupt between the two renames

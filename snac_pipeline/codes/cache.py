@@ -28,6 +28,7 @@ from snac_pipeline.codes.parts import (
     codes_folder,
     encode_quarantine,
     missing_rows,
+    part_path,
     prepare_folder,
     write_encode_quarantine,
     write_part,
@@ -38,7 +39,7 @@ from snac_pipeline.engine import attempts
 from snac_pipeline.engine.devices import find_devices, readers_for
 from snac_pipeline.engine.local import InlinePool, LocalPool
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import value_digest
+from snac_pipeline.files import flush_folder, value_digest
 from snac_pipeline.settings import CachingSettings
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -318,12 +319,17 @@ def encode_part(
     """Encode one part on `device` and commit it; files that cannot be read or have changed are told, not written.
 
     Yields its progress after every batch. readers: processes that read ahead; 0: this one reads. fused: whether Snake
-    is compiled.
+    is compiled. A part that is there by now is not encoded again: another run wrote it, or an attempt that died between
+    its rename and its last word.
     """
     started, waited = time.monotonic(), 0.0
     batch_seconds = options.batch_seconds
     model = _model(codec, device, fused)
     spec = model.spec
+    if part_path(folder, [item.digest for item in part]).exists():
+        flush_folder(folder)  # who renamed it may not have come so far
+        seconds = sum(item.num_samples for item in part) / spec.sampling_rate
+        return PartResult(len(part), seconds, {}, time.monotonic() - started, waited)
     plan = list(plan_windows(part, spec, batch_seconds))
     codes: dict[str, list[list[np.ndarray]]] = {item.digest: [[] for _ in range(spec.levels)] for item in part}
     unreadable: dict[str, str] = {}

@@ -35,6 +35,11 @@ def part_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
+def part_path(folder: Path, digests: Sequence[str]) -> Path:
+    """Where the part that holds just these utterances is, or will be."""
+    return folder / f"part-{value_digest(sorted(digests))}.parquet"
+
+
 def part_schema(levels: int) -> pa.Schema:
     """Arrow schema of a part with `levels` quantizer levels."""
     return pa.schema(
@@ -80,7 +85,7 @@ def write_part(
 def write_rows(folder: Path, rows: pa.Table, metadata: Mapping[str, str]) -> Path:
     """Commit a part with the columns and exactly the metadata given; its path, named by the digests it holds."""
     digests = rows["digest"].to_pylist()
-    path = folder / f"part-{value_digest(sorted(digests))}.parquet"
+    path = part_path(folder, digests)
     tokens = [f"{name}.list.element" for name in rows.column_names if name.startswith("codes_")]
     # Byte stream split + zstd is the smallest and the fastest of the encodings tried (12.3 bits a token of 12).
     write_parquet(

@@ -81,7 +81,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         good, bad = {}, {}
         for corpus in context.partition_keys:
             result = pipeline.run(context, "scan", "--corpus", corpus, *limit)
-            good[corpus] = Outcome(result["version"], shown(result, hide=["corpus"]))
+            good[corpus] = Outcome(result["version"], shown(result, pictures=["durations"], hide=["corpus"]))
             bad[corpus] = _quarantined(pipeline.settings().home, corpus)
         yield from materialize_partitions(context, "manifest", good)
         yield from materialize_partitions(context, "quarantine", bad)
@@ -96,7 +96,9 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     )
     def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         result = pipeline.run(context, "split")
-        return dg.MaterializeResult(data_version=dg.DataVersion(result["version"]), metadata=shown(result))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(result["version"]), metadata=shown(result, pictures=["sides"])
+        )
 
     @dg.asset_check(
         asset=splits, blocking=True, description="No speaker and no recording is both trained on and held out."

@@ -9,12 +9,16 @@ from snac_pipeline.corpus import (
     Corpus,
     manifest_version,
     read_manifest,
+    read_splits,
     read_utterances,
     scan,
     update_splits,
     write_folders,
 )
+from snac_pipeline.corpus.manifest import manifest_file
+from snac_pipeline.corpus.plots import draw_durations, draw_sides
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import read_parquet
 from snac_pipeline.settings import Settings
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -35,7 +39,10 @@ def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEv
         if done % max(1, total // 100) == 0:
             on_event({"message": f"{done}/{total} files read", "fraction": done / total})
 
-    return asdict(scan(corpus_of(settings, name, limit), settings.home, progress=progress))
+    report = asdict(scan(corpus_of(settings, name, limit), settings.home, progress=progress))
+    picture = settings.home / "manifest" / f"{name}.png"
+    draw_durations(picture, read_parquet(manifest_file(settings.home, name), columns=["duration", "bandwidth"]))
+    return {**report, "durations": str(picture)}
 
 
 def split_corpora(settings: Settings) -> dict[str, Any]:
@@ -45,11 +52,15 @@ def split_corpora(settings: Settings) -> dict[str, Any]:
     sides = {name: corpus.split for name, corpus in settings.corpora.items() if corpus.split is not None}
     figures = asdict(update_splits(manifest, settings.home, shares, sides))
     counts, hours = figures.pop("utterances"), figures.pop("hours")
+    picture = settings.home / "splits" / "splits.png"
+    durations = manifest.select("digest", "duration").unique("digest")
+    draw_sides(picture, read_splits(settings.home).join(durations, on="digest"))
     names = ["train", "val", *(["test"] if settings.split.test or "test" in counts else [])]
     return {
         **{name: counts.get(name, 0) for name in names},
         **{f"{name}_hours": hours.get(name, 0.0) for name in names},
         "manifest": manifest_version(manifest),
+        "sides": str(picture),
         **figures,
     }
 

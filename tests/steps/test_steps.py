@@ -3,6 +3,7 @@
 import shutil
 
 import made_codes as made
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.parts import part_files
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.steps.codes import base_codec, cache, codes_of, compact_codes, describe_codec, verify_codes
-from snac_pipeline.steps.corpus import split_corpora
+from snac_pipeline.steps.corpus import scan_corpus, split_corpora
 from snac_pipeline.steps.tokens import analyze
 from snac_pipeline.steps.training import decoder_results, decoder_run
 
@@ -118,3 +119,10 @@ def test_compacting_is_told_first_then_done_once(settings, tmp_path):
     assert len(part_files(folder)) == 1
     made.assert_same_codes(made.all_rows(folder), before)
     assert compact_codes(own, dry_run=False)["merged"] == 0
+
+
+def test_recordings_and_their_division_have_pictures(settings):
+    for picture in (scan_corpus(settings, "made", None, silent)["durations"], split_corpora(settings)["sides"]):
+        pixels = matplotlib.image.imread(picture)[..., :3].reshape(-1, 3)
+        colours, counts = np.unique(pixels.round(1), axis=0, return_counts=True)
+        assert len(colours) > 3 and counts.max() < 0.95 * len(pixels), "blank"

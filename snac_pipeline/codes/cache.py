@@ -215,7 +215,9 @@ def _encode(
 ) -> None:
     """Have all parts encoded; `run` and the quarantine say what came of them."""
     readers = options.readers or _readers_for(options, devices)
-    fused = options.compile and set(devices) == {"cpu"} and run.total_seconds >= FUSE_SECONDS and _compiles(on_event)
+    pays = run.total_seconds >= FUSE_SECONDS and set(devices) == {"cpu"}
+    # Never in this process, whose own encoding, of the sample above all, is the plain one.
+    fused = pays and options.compile and options.engine != "inline" and _compiles(on_event)
     work = partial(encode_part, codec, folder, options, readers, fused)
     prepare = partial(_prepare, codec, options.batch_seconds, readers, fused)
     told = 0.0

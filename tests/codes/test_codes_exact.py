@@ -15,7 +15,7 @@ from geometries import PUBLISHED, build, thin, white
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codec import SNAC, CodecSpec, kernels
 from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks, windows
 from snac_pipeline.codes.parts import part_files, part_metadata, read_codes
 
@@ -145,7 +145,8 @@ def test_encoding_leaves_the_precision_of_training_alone():
 def test_much_audio_is_encoded_with_a_compiled_snake_and_the_same_codes(cached, codec, tmp_path, monkeypatch):
     monkeypatch.setattr("snac_pipeline.codes.cache.FUSE_SECONDS", 0.0)
     home, utterances, eager = cached
-    compiled = made.cache(codec, utterances, tmp_path)
+    compiled = made.cache(codec, utterances, tmp_path, engine="local")
+    assert kernels.snake_without_gradients is kernels.snake
     folder = tmp_path / "codes" / compiled["fingerprint"]
     assert {part_metadata(part)["device"] for part in part_files(folder)} == {"cpu, compiled"}
     assert compiled["verified"]["mismatched"] == 0

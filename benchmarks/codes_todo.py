@@ -64,6 +64,7 @@ def make_home(home: Path, utterances: int) -> None:
         channels=pl.lit(1),
         duration=pl.lit(SECONDS),
         peak=pl.lit(0.5),
+        bandwidth=pl.lit(RATE // 2),
         flags=pl.lit([], dtype=pl.List(pl.String)),
         size=pl.lit(1),
         mtime_ns=pl.lit(1),

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -124,17 +125,19 @@ def loop_over_snac():
 
 
 def ours(files: list[Path], fused: bool):
-    """What a worker of the code cache does with a part of scanned files."""
-    from snac_pipeline.codec import SNAC, CodecSpec, kernels
-    from snac_pipeline.codes.encode import Recording, batches, encode_recordings
+    """What a worker of the code cache does with a part of scanned files: hash, read, encode, write."""
+    from snac_pipeline.codec import SNAC, CodecSpec
+    from snac_pipeline.codes.cache import encode_part
+    from snac_pipeline.codes.encode import Recording
+    from snac_pipeline.codes.parts import read_codes
     from snac_pipeline.corpus.audio import resampled_length
     from snac_pipeline.corpus.probe import digest_of, probe
+    from snac_pipeline.settings import CachingSettings
 
     model = SNAC(CodecSpec.from_dict(GEOMETRY))
     model.load_state_dict(random_weights())
-    model.eval()
-    if fused:
-        kernels.fuse_snake()
+    home = tempfile.TemporaryDirectory()
+    codec = model.save_pretrained(Path(home.name) / "codec")
     known = {}
     for file in files:
         facts = probe(file)
@@ -143,10 +146,12 @@ def ours(files: list[Path], fused: bool):
 
     def encode(files: list[Path]) -> tuple[np.ndarray, float]:
         items = [known[file] for file in files]
-        done = {}
-        for batch in batches(items, model.spec, 60.0):
-            done.update(zip((item.file for item in batch), encode_recordings(model, batch, 60.0), strict=True))
-        codes = [level for item in items for level in done[item.file]]
+        parts = Path(tempfile.mkdtemp(dir=home.name))
+        for _ in encode_part(codec, parts, CachingSettings(), 0, fused, items, "cpu"):
+            pass
+        rows = read_codes(parts, [item.digest for item in items])
+        levels = [rows[f"codes_{k}"] for k in range(model.spec.levels)]
+        codes = [level[i].to_numpy() for i in range(len(items)) for level in levels]
         return np.concatenate(codes), sum(item.num_samples for item in items) / model.spec.sampling_rate
 
     return encode

@@ -1,0 +1,48 @@
+"""The benchmarks are there, named in docs/performance.md, and still fit the library."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+BENCHMARKS = sorted((REPOSITORY / "benchmarks").glob("*.py"))
+
+
+def test_every_benchmark_is_in_the_document_and_every_one_named_there_exists():
+    named = set(re.findall(r"benchmarks/(\w+\.py)", (REPOSITORY / "docs" / "performance.md").read_text()))
+    assert named == {file.name for file in BENCHMARKS} != set()
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda file: file.name)
+def test_what_a_benchmark_imports_from_the_library_is_there(benchmark):
+    """At whichever depth: they are run rarely, and would find out too late."""
+    for node in ast.walk(ast.parse(benchmark.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "snac_pipeline":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+
+
+SMALL = {
+    "codes_todo.py": ["--utterances", "3000", "--missing", "10", "--json"],
+    "scan.py": ["--new", "4", "--unchanged", "500", "--out"],
+    "split.py": ["--rows", "3000", "--speakers", "100", "--json"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", SMALL)
+def test_those_that_make_their_own_data_make_what_the_library_reads_today(benchmark, tmp_path):
+    """Figures of a few files say nothing; but that there are any."""
+    command = [sys.executable, REPOSITORY / "benchmarks" / benchmark, *SMALL[benchmark], tmp_path / "figures.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 4
+    assert json.loads((tmp_path / "figures.json").read_text())

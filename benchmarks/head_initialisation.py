@@ -88,7 +88,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Inputs, Path]:
     cache(settings, ["speech"], False, lambda event: None)
     start, _ = base_codec(settings)
     utterances = read_utterances(settings.home, ["speech"])
-    return Inputs(utterances, start, encoder_fingerprint(start), options.limit), settings.home
+    return Inputs(utterances, start, encoder_fingerprint(start), limit=options.limit), settings.home
 
 
 def recipe(init: str, upsampler: str, seed: int, options: argparse.Namespace) -> Recipe:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -73,11 +74,11 @@ def _named_if_refused(folder: Path) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it becomes `path`, on any failure it is removed."""
     make_folder(path.parent)
-    with _named_if_refused(path.parent):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX, suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
+    # Named before it is there: a signal that comes between the two would leave a file that nobody removes.
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}"
     try:
+        with _named_if_refused(path.parent):
+            temporary.touch(mode=0o600, exist_ok=False)
         with _named_if_full(path):
             yield temporary
             with temporary.open("rb+") as handle:

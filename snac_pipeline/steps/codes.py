@@ -7,7 +7,7 @@ import polars as pl
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import resolve
-from snac_pipeline.codes.cache import cache_codes
+from snac_pipeline.codes.cache import cache_codes, codes_version
 from snac_pipeline.codes.compact import carry_out, plan_compaction
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import cached_digests, codes_folder, encode_quarantine, part_files
@@ -90,8 +90,11 @@ def cache(
     result = cache_codes(
         folder, utterances, settings.home, options, _devices(settings), on_event, retry_quarantined=retry_quarantined
     )
+    # A corpus of which all is in another one too, or nothing can be read, has codes of nothing.
+    nothing = {"version": codes_version([], result["fingerprint"]), "utterances": 0, "encoded": 0, "quarantined": 0}
     return {
         **result,
+        "corpora": {name: result["corpora"].get(name, {**nothing, "hours": 0.0}) for name in corpora},
         "precision": settings.caching.precision,
         **_float32_agreement(settings, model, utterances),
     }

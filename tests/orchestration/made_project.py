@@ -49,7 +49,7 @@ class Project:
             SETTINGS_VARIABLE: str(self.settings_file),
         }
         command = [str(DAGSTER), *map(str, arguments)]
-        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
 
     def execute(self, job: str, *arguments: object) -> subprocess.CompletedProcess:
         """Run a job from the command line."""

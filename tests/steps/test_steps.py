@@ -126,3 +126,15 @@ def test_recordings_and_their_division_have_pictures(settings):
         pixels = matplotlib.image.imread(picture)[..., :3].reshape(-1, 3)
         colours, counts = np.unique(pixels.round(1), axis=0, return_counts=True)
         assert len(colours) > 3 and counts.max() < 0.95 * len(pixels), "blank"
+
+
+def test_a_corpus_whose_recordings_are_all_in_another_one_has_codes_of_nothing(settings, tmp_path):
+    [made_corpus] = settings.corpora.values()
+    settings = settings.model_copy(
+        update={"home": tmp_path / "home", "corpora": {"made": made_corpus, "twin": made_corpus}}
+    )
+    for name in settings.corpora:
+        scan_corpus(settings, name, None, silent)
+    corpora = cache(settings, list(settings.corpora), False, silent)["corpora"]
+    assert (corpora["made"]["utterances"], corpora["twin"]["utterances"]) == (12, 0)
+    assert corpora["made"].keys() == corpora["twin"].keys()

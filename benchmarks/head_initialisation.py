@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=60, help="recordings to train on at most")
     parser.add_argument("--validation", type=int, default=16, help="held-out recordings at most")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the head")
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate of the head; phase 12's by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

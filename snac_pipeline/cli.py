@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from snac_pipeline.errors import PipelineError
+from snac_pipeline.errors import PipelineError, ProcessLost
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings
 
 Result = dict[str, Any]
@@ -31,10 +31,14 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(argv)
-    speaker = _Speaker(options.json)
+    # Of several processes that torch.distributed.run starts only the first reports; errors are everyone's.
+    speaker = _Speaker(options.json, silent=int(os.environ.get("RANK", 0)) > 0)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         speaker.result(options.command(options, load_settings(options.settings), speaker.progress))
+    except ProcessLost as error:  # the process that is gone has the last word
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
     except PipelineError as error:
         speaker.error(str(error))
         return EXIT_FAILED
@@ -56,11 +60,13 @@ def _interrupt(number: int, frame: Any) -> None:
 class _Speaker:
     """Says what happens, to a program or to a person; to a person at a terminal with a bar."""
 
-    def __init__(self, as_json: bool):
-        self.as_json = as_json
+    def __init__(self, as_json: bool, silent: bool):
+        self.as_json, self.silent = as_json, silent
         self.bar: Progress | None = None
 
     def progress(self, event: dict[str, Any]) -> None:
+        if self.silent:
+            return
         if self.as_json:
             print(json.dumps({"event": "progress", **event}), flush=True)
         elif "fraction" in event and sys.stderr.isatty():
@@ -85,6 +91,8 @@ class _Speaker:
 
     def result(self, result: Result) -> None:
         self.close()
+        if self.silent:
+            return
         if self.as_json:
             print(json.dumps({"event": "result", **result}), flush=True)
         else:
@@ -165,10 +173,12 @@ def _restore(options: argparse.Namespace, settings: Settings, on_event: OnEvent)
 
 def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.training import train
-    from snac_pipeline.training.loop import Interrupted
+    from snac_pipeline.training.stopping import Interrupted
 
+    if options.device:
+        settings = settings.model_copy(update={"devices": options.device})
     try:
-        return train(settings, options.what, on_event)
+        return train(settings, options.what, on_event, resume=options.resume)
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from interrupted
 
@@ -212,9 +222,12 @@ def _recipe_import(options: argparse.Namespace) -> Result:
 
 
 def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.status import home_status
+    from snac_pipeline.status import home_status, run_line
 
-    return home_status(settings)
+    status = home_status(settings)
+    if options.json:
+        return status
+    return {**status, "runs": {name: run_line(run) for name, run in status["runs"].items()}}
 
 
 def _demo(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -324,9 +337,20 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         _train,
         "train a decoder of the settings, or a recipe; goes on where it stopped",
-        "  snac-pipeline train decoder_24khz\n  snac-pipeline train recipes/scratch.yaml",
+        "  snac-pipeline train decoder_24khz\n  snac-pipeline train recipes/scratch.yaml\n"
+        "  nohup snac-pipeline train recipes/phase12.yaml --device 0 &\n"
+        "  snac-pipeline train decoder_24khz --device 0 --device 1 --resume\n"
+        "  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m snac_pipeline.cli train decoder_24khz",
     )
     train.add_argument("what", help="decoder_24khz, decoder_48khz, decoder_dual_head, or a recipe file")
+    train.add_argument(
+        "--device",
+        action="append",
+        type=_device,
+        metavar="DEVICE",
+        help="in place of the settings' devices: a GPU's number, cuda:N or cpu (several: a process for each)",
+    )
+    train.add_argument("--resume", action="store_true", help="fail when there is no begun run to go on with")
     add(
         "evaluate",
         _evaluate,
@@ -353,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--output", type=Path, metavar="FILE", help="import: write the recipe, instead of printing it")
     recipe.add_argument("--ignore", action="append", default=[], metavar="KEY", help="import: leave out this key")
     recipe.set_defaults(wrong_use=recipe.error)
-    add("status", _status, "what is there: corpora, codes, runs", "  snac-pipeline status")
+    add("status", _status, "what is there: corpora, codes, and runs with how far they are", "  snac-pipeline status")
     demo = add(
         "demo",
         _demo,
@@ -362,6 +386,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_limit(demo, "at most N files of each corpus, for a quick try")
     return parser
+
+
+def _device(text: str) -> str:
+    return f"cuda:{text}" if text.isascii() and text.isdigit() else text
 
 
 def _positive(text: str) -> int:

@@ -7,3 +7,7 @@ class PipelineError(ValueError):
     The message is a complete sentence that names the thing, its place and the mend; the command line prints it
     without a traceback and exits with 1.
     """
+
+
+class ProcessLost(PipelineError):
+    """Another process that this one works with is gone: a consequence, never the cause that a user is to be told."""

@@ -23,6 +23,9 @@ Precision = Literal["fp32", "tf32", "bf16"]
 """See codes/precision.py."""
 
 Side = Literal["train", "val", "test"]
+
+TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 
 
@@ -168,6 +171,8 @@ class TrainingSettings(Section):
     """A file of recipe fields laid over every recipe, e.g. recipes/demo.yaml for a short run."""
     limit: int | None = pydantic.Field(None, ge=1)
     """Train on at most this many utterances, for a quick try; part of the run's identity."""
+    tracker: TrackerName = "none"
+    """Where curves and sounds can be followed while a run trains; see training/tracking.py."""
 
     @pydantic.field_validator("decoders")
     @classmethod

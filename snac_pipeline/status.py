@@ -1,5 +1,6 @@
-"""What a home folder holds, read from its files: corpora, codes, runs."""
+"""What a home folder holds, read from its files: corpora, codes, runs and how far they are."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json
 from snac_pipeline.settings import Settings
+from snac_pipeline.training.run_lock import is_running
 
 
 def home_status(settings: Settings) -> dict[str, Any]:
@@ -26,6 +28,27 @@ def home_status(settings: Settings) -> dict[str, Any]:
     }
 
 
+def run_line(run: dict[str, Any]) -> str:
+    """A run of `home_status` in a line for people."""
+    if run["state"] == "finished":
+        gains = ", ".join(f"{rate} Hz {gain:+.1%}" for rate, gain in run["improvement"].items())
+        return f"finished, {run['steps']} steps, held-out loss improved: {gains}"
+    words = [run["state"]]
+    if "step" in run:
+        words += [f"epoch {run['epoch']} of {run['epochs']}", f"step {run['step']} of {run['steps']}"]
+        words.append(f"loss {run['loss']:.4f}")
+    if run["state"] == "running" and "step" in run:
+        left = max(0.0, run["seconds_left"] - run["seconds_since"])
+        memory = run["gpu_memory_bytes"]
+        words += [
+            f"{left / 60:.0f} min left", f"PID {run['pid']} on {run['host']}",
+            run["device"] + (f" with {memory / 2**30:.1f} GiB" if memory else ""),
+        ]  # fmt: skip
+    elif run["state"] == "begun":
+        words.append(f"to be resumed from {run['last_checkpoint']}" if run["last_checkpoint"] else "no checkpoint yet")
+    return ", ".join(words)
+
+
 def _rows(file: Path) -> int:
     try:
         return pq.read_metadata(file).num_rows
@@ -34,8 +57,12 @@ def _rows(file: Path) -> int:
 
 
 def _run(folder: Path) -> dict[str, Any]:
+    """finished: has a result; running: a process of this machine is at it; begun: it can be gone on with."""
     if (folder / "result.json").exists():
         result = read_json(folder / "result.json")
         return {"state": "finished", **{key: result[key] for key in ("steps", "baseline", "final", "improvement")}}
     steps = sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
-    return {"state": "begun", "last_checkpoint": steps[-1] if steps else None}
+    told = read_json(folder / "progress.json") if (folder / "progress.json").exists() else {}
+    since = {"seconds_since": time.time() - told["updated"]} if told else {}
+    state = "running" if is_running(folder) else "begun"
+    return {"state": state, "last_checkpoint": steps[-1] if steps else None, **told, **since}

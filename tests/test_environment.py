@@ -16,7 +16,12 @@ REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 EXTRAS = PROJECT["optional-dependencies"]
-WANTED = [*PROJECT["dependencies"], *EXTRAS["ray"], *(text for text in EXTRAS["dev"] if text != "snac-pipeline[ray]")]
+OURS, *TOOLS = EXTRAS["dev"]  # ours: the extras that the tests need
+WANTED = [
+    *PROJECT["dependencies"],
+    *(text for extra in sorted(Requirement(OURS).extras) for text in EXTRAS[extra]),
+    *TOOLS,
+]
 
 
 def locked() -> list[tuple[Requirement, str]]:

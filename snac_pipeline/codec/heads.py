@@ -63,7 +63,7 @@ class DoubleRateHead(nn.Module):
         x = upsample(masked(first(features_BCT), mask_B1T))
         for unit in units:
             x = unit(x, twice)
-        x = last(masked(second(x), twice))
+        x = last(masked(second(x), twice).to(last.bias.dtype))
         return double_rate(native_B1T) + x if self.interpolated else torch.tanh(x)
 
     @torch.no_grad()

@@ -105,7 +105,7 @@ def _eager() -> dict[str, Callable]:
 
 
 kernels = _eager()
-"""What the autograd functions call; replaced as a whole by `fuse_kernels`."""
+"""What the autograd functions call; replaced as a whole by `fuse_kernels` and `eager_kernels`."""
 
 snake_without_gradients: Callable[[Tensor, Tensor], Tensor] = snake
 """What calls that record no gradients use; replaced by `fuse_snake`."""
@@ -121,8 +121,17 @@ def fuse_kernels() -> None:
     compiler on a CPU; raises what torch.compile raises where there is none.
     """
     global kernels, fused
-    if fused:
-        return
+    kernels, fused = _compiled(), True
+
+
+def eager_kernels() -> None:
+    """Undo `fuse_kernels`: what follows in this process runs eagerly."""
+    global kernels, fused
+    kernels, fused = _eager(), False
+
+
+@functools.cache
+def _compiled() -> dict[str, Callable]:
     compiled = {name: torch.compile(kernel, dynamic=True) for name, kernel in _eager().items()}
     x, alpha, weight, bias = torch.zeros(2, 3, 65), torch.ones(1, 3, 1), torch.zeros(3, 1, 7), torch.zeros(3)
     for name, kernel in compiled.items():
@@ -130,7 +139,7 @@ def fuse_kernels() -> None:
             kernel(x, alpha, *([x + 1] if name.endswith("gradients") else []))
         else:
             kernel(x, weight, *([x + 1] if name.endswith("gradients") else [bias]))
-    kernels, fused = compiled, True
+    return compiled
 
 
 def compile_snake() -> Callable[[Tensor, Tensor], Tensor]:

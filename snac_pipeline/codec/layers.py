@@ -1,5 +1,8 @@
 """The building blocks of SNAC. Module names and order are those of the published state dicts.
 
+Every layer computes in the type of its input, whatever its parameters are kept in, so that who calls the decoder
+chooses its precision with the type of the latents.
+
 Axes: B batch, C channels, T samples or latents, W windows, H heads, N positions in a window, D dimensions.
 """
 
@@ -19,21 +22,39 @@ ATTENTION_HEAD_DIM = 64
 
 def conv(in_channels: int, out_channels: int, *, groups: int = 1, **options) -> nn.Conv1d:
     """Weight-normalised Conv1d."""
-    kind = DepthwiseConv if groups == in_channels == out_channels > 1 else nn.Conv1d
+    kind = DepthwiseConv if groups == in_channels == out_channels > 1 else Conv
     return weight_norm(kind(in_channels, out_channels, groups=groups, **options))
 
 
 def transposed_conv(*args, **kwargs) -> nn.ConvTranspose1d:
     """Weight-normalised ConvTranspose1d; its gain is per input channel, as in the published weights."""
-    return weight_norm(nn.ConvTranspose1d(*args, **kwargs))
+    return weight_norm(TransposedConv(*args, **kwargs))
 
 
-class DepthwiseConv(nn.Conv1d):
-    """Conv1d with one filter per channel, trained through the fused kernel where there is one."""
+class Conv(nn.Conv1d):
+    """Conv1d in its input's type."""
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x_BCT.dtype)
+        return self._conv_forward(x_BCT, self.weight.to(x_BCT.dtype), bias)
+
+
+class TransposedConv(nn.ConvTranspose1d):
+    """ConvTranspose1d in its input's type."""
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x_BCT.dtype), self.bias.to(x_BCT.dtype)
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose1d(x_BCT, weight, bias, *options)
+
+
+class DepthwiseConv(Conv):
+    """Conv with one filter per channel, trained through the fused kernel where there is one."""
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         if kernels.fused and torch.is_grad_enabled():
-            return kernels.DepthwiseFunction.apply(x_BCT, self.weight, self.bias, self.dilation[0])
+            weight, bias = self.weight.to(x_BCT.dtype), self.bias.to(x_BCT.dtype)
+            return kernels.DepthwiseFunction.apply(x_BCT, weight, bias, self.dilation[0])
         return super().forward(x_BCT)
 
 
@@ -45,9 +66,10 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
-            return kernels.SnakeFunction.apply(x_BCT, self.alpha)
-        return kernels.snake_without_gradients(x_BCT, self.alpha)
+        alpha = self.alpha.to(x_BCT.dtype)  # a wider alpha would make every activation that wide again
+        if torch.is_grad_enabled() and (x_BCT.requires_grad or alpha.requires_grad):
+            return kernels.SnakeFunction.apply(x_BCT, alpha)
+        return kernels.snake_without_gradients(x_BCT, alpha)
 
 
 def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:
@@ -154,7 +176,8 @@ class RotaryPositions(nn.Module):
         positions = torch.arange(x_ND.shape[-2], device=x_ND.device, dtype=self.inv_freq.dtype)
         angles = torch.outer(positions, self.inv_freq).repeat(1, 2)
         first, second = x_ND.chunk(2, dim=-1)
-        return x_ND * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()
+        cosine, sine = angles.cos().to(x_ND.dtype), angles.sin().to(x_ND.dtype)
+        return x_ND * cosine + torch.cat((-second, first), dim=-1) * sine
 
 
 class LocalAttention(nn.Module):
@@ -170,7 +193,9 @@ class LocalAttention(nn.Module):
         self.to_out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        qkv = self.to_qkv(self.norm(x_BCT.transpose(1, 2)))
+        normed = self.norm(x_BCT.transpose(1, 2).to(self.norm.weight.dtype)).to(x_BCT.dtype)
+        qkv = F.linear(normed, self.to_qkv.weight.to(x_BCT.dtype))
         q, k, v = rearrange(qkv, "b (w n) (three h d) -> three b h w n d", three=3, h=self.heads, n=self.window)
         mixed = F.scaled_dot_product_attention(self.rel_pos(q), self.rel_pos(k), v)
-        return x_BCT + self.to_out(rearrange(mixed, "b h w n d -> b (w n) (h d)")).transpose(1, 2)
+        joined = rearrange(mixed, "b h w n d -> b (w n) (h d)")
+        return x_BCT + F.linear(joined, self.to_out.weight.to(x_BCT.dtype)).transpose(1, 2)

@@ -93,9 +93,10 @@ class Decoder(nn.Module):
         return x
 
     def head(self, features_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
-        """The published head (Snake, conv, tanh): features -> (B, 1, T)."""
+        """The published head (Snake, conv, tanh): features -> (B, 1, T), in the parameters' type: bfloat16 has too few
+        digits for a waveform."""
         snake, last, squash = self.model[-3:]
-        return squash(last(masked(snake(features_BCT), mask_B1T)))
+        return squash(last(masked(snake(features_BCT), mask_B1T).to(last.bias.dtype)))
 
     @property
     def trunk(self) -> nn.Sequential:

@@ -6,6 +6,8 @@ then every codebook starts on vectors that the encoder really gives. Later a cod
 and that so gets no gradient, is moved onto such a vector again (Zeghidour et al., 2021, "SoundStream", section III-C).
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ class CodebookCare:
         self.options = options
         self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64)
         self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim) for _ in range(spec.levels)]
+        self.noted: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def rounds(self, step: int) -> bool:
         """Whether latents are rounded to codes at `step`."""
@@ -36,19 +39,37 @@ class CodebookCare:
     @torch.no_grad()
     def observe(self, quantized: Quantized) -> None:
         """Take note of a batch's choices and vectors."""
-        for k, codes in enumerate(quantized.codes):
-            self.counts_KV[k] += torch.bincount(codes.flatten().cpu(), minlength=self.counts_KV.shape[1])
-            vectors = quantized.projected[k].detach().transpose(1, 2).flatten(0, 1).cpu()
-            # Cloned, since a checkpoint would hold all that a slice is a view of.
-            self.recent[k] = torch.cat([self.recent[k], vectors])[-RESERVOIR:].clone()
+        codes = [level.flatten().cpu() for level in quantized.codes]
+        vectors = [level.detach().transpose(1, 2).flatten(0, 1).cpu() for level in quantized.projected]
+        self.noted.append((codes, vectors))
 
-    def tend(self, step: int, steps: int) -> None:
-        """Before `step` of `steps`: begin the codebooks, or move codes that nothing chose, when it is time."""
+    def settle(self, gather: Callable[[Any], list[Any]]) -> None:
+        """A step is done: count what was noted in all processes. `gather` gives everybody's value in order.
+
+        Batch by batch, and each in the order of its items, as one process would have noted it. Of a step's last batch
+        some processes may have had nothing.
+        """
+        by_batch = itertools.zip_longest(*gather(self.noted))
+        for codes, vectors in (note for notes in by_batch for note in notes if note is not None):
+            for k, counts in enumerate(self.counts_KV):
+                counts += torch.bincount(codes[k], minlength=len(counts))
+                # Cloned, since a checkpoint would hold all that a slice is a view of.
+                self.recent[k] = torch.cat([self.recent[k], vectors[k]])[-RESERVOIR:].clone()
+        self.noted = []
+
+    def tend(self, step: int, steps: int) -> bool:
+        """Before `step` of `steps`: begin the codebooks, or move codes that nothing chose, when it is time.
+
+        Whether it was time.
+        """
         since = step - self.options.start_step
         if since == 0 and step > 0:
             self._begin()
         elif since > 0 and since % self.options.restart_every == 0 and step < self.options.restart_until * steps:
             self._restart()
+        else:
+            return False
+        return True
 
     @torch.no_grad()
     def _begin(self) -> None:

@@ -58,6 +58,14 @@ class OlderConfig(Section):
     """Seconds: a curriculum of one length."""
     batch_size: int | None = None
     """`batch_size`."""
+    gradient_accumulation_steps: Annotated[int, pydantic.Field(ge=1)] | None = _also(
+        "gradient_accumulation_steps", "accumulation_steps"
+    )
+    """`accumulate`."""
+    precision: Literal["fp32", "bf16", "no"] | None = _also("precision", "mixed_precision")
+    """`precision`; "no" is fp32."""
+    ema_decay: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
+    """`ema`."""
     learning_rate: Weight | None = _also("learning_rate", "lr", "main_lr")
     """Peak rate of every part in the main stage; in phase 12 of all but the 24 kHz head."""
     head_24khz_lr: Weight | None = _also("head_24khz_lr", "lr_24khz")
@@ -277,6 +285,11 @@ def _recipe_content(old: OlderConfig, phase: str, file: Path) -> dict[str, Any]:
     content["stages"] = _stages(old, phase, shipped, sum(lesson["epochs"] for lesson in curriculum), file)
     content["curriculum"] = curriculum
     content["batch_size"] = _given(old.batch_size, shipped.batch_size)
+    content |= _present(
+        accumulate=old.gradient_accumulation_steps,
+        precision="fp32" if old.precision == "no" else old.precision,
+        ema=old.ema_decay,
+    )
     content["losses"] = {
         "l1": _given(old.l1_weight, 1.0), "magnitude": _given(old.stft_weight, 1.0),
         **_present(log_magnitude=old.log_stft_weight, mel=old.mel_weight),

@@ -7,151 +7,137 @@ checkpoint, so that a run that was killed continues bit for bit on a CPU.
 
 import json
 import math
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import read_json, write_json, write_text
-from snac_pipeline.training.checkpoints import checkpoint_folders, load_newest, save_checkpoint
+from snac_pipeline.files import write_text
+from snac_pipeline.training.checkpoints import checkpoint_folders
 from snac_pipeline.training.codebooks import CodebookCare
-from snac_pipeline.training.data import Batch, SpeechSlices, read_batches
+from snac_pipeline.training.compiling import Synthesis
+from snac_pipeline.training.data import Batch, read_batches
+from snac_pipeline.training.journal import Journal, OnEvent
 from snac_pipeline.training.losses import reconstruction_losses
-from snac_pipeline.training.model import build_optimizer, enter_stage, output_rates, trained_parameters
-from snac_pipeline.training.noise_branch import NoiseGain, noise_of
+from snac_pipeline.training.measuring import Measuring
+from snac_pipeline.training.model import enter_stage, output_rates, trained_parameters
+from snac_pipeline.training.noise_branch import noise_of
+from snac_pipeline.training.plan import Plan, Speech
+from snac_pipeline.training.ranks import ALONE, Ranks
 from snac_pipeline.training.recipe import Recipe
-from snac_pipeline.training.schedules import learning_rate_factor
-from snac_pipeline.training.slices import batches_per_epoch, plan_epoch
+from snac_pipeline.training.slices import Slice
+from snac_pipeline.training.state import Training
+from snac_pipeline.training.stopping import Interrupted, stop_signals
 from snac_pipeline.training.targets import in_band
-from snac_pipeline.training.validation import HeldOut, improvement
+from snac_pipeline.training.tracking import NoTracker, Tracker
+from snac_pipeline.training.validation import HeldOut
 
-OnEvent = Callable[[dict[str, Any]], None]
 LOG_SECONDS = 5.0
-HISTORY_POINTS = 2000
-"""Training losses that a run's history keeps at most, or twice that; it travels in every checkpoint."""
-
-
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; the checkpoint is written and the run can be continued."""
-
-
-@dataclass
-class Speech:
-    """What a run trains on: a dataset and the coarse frames of each of its utterances."""
-
-    dataset: SpeechSlices
-    frames: np.ndarray
-
-
-@dataclass
-class Progress:
-    """Where the loop stands. Everything here is in the checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0
-    """Batches of the epoch that are done."""
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Type of the latents that training decodes, and so of the decoder's activations and convolutions; see codec/layers.py.
+The heads give float32 again."""
 
 
 def train(
-    recipe: Recipe, model: SNAC, speech: Speech, held_out: HeldOut, run: Path, on_event: OnEvent
+    recipe: Recipe,
+    model: SNAC,
+    speech: Speech,
+    held_out: HeldOut,
+    run: Path,
+    on_event: OnEvent,
+    *,
+    ranks: Ranks = ALONE,
+    tracker: Tracker | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place, resuming from the newest checkpoint in `run`; returns the run's figures.
 
-    The folder gets baseline_metrics.json (held-out loss before training), history.jsonl (loss and rates over steps) and
-    checkpoints/. Raises PipelineError when the loss is no longer finite, Interrupted on SIGINT or SIGTERM.
+    The folder gets baseline_metrics.json (held-out losses before training), history.jsonl (loss and rates over steps),
+    checkpoints/, best/ (the codec of the least held-out loss) and what journal.py writes. ranks: the processes that
+    train together. compiled: decode through torch.compile. Raises PipelineError when the loss is no longer finite or
+    another process is gone, Interrupted on SIGINT or SIGTERM.
     """
-    device = next(model.parameters()).device
-    optimizer = build_optimizer(recipe, model)
-    plan = Plan(recipe, model, speech)
-    care = CodebookCare(model, recipe.codebooks)
-    progress = _resume(run, model, optimizer, care, on_event) or Progress()
-    baseline = _baseline(recipe, model, held_out, run, progress, on_event)
-    started, audio_seconds, logged, saved = time.monotonic(), 0.0, 0.0, time.monotonic()
+    plan, training = Plan(recipe, model, speech), Training(recipe, model, ranks)
+    journal = Journal(
+        run, on_event, plan, training.device, tracker=tracker or NoTracker(), ranks=ranks, every_seconds=LOG_SECONDS
+    )
+    measuring = Measuring(training, held_out, plan, run, journal)
+    training.resume(run, journal.say)
+    progress, synthesis = training.progress, Synthesis(model, compiled)
     model.train()
-
-    def save() -> None:
-        state = {
-            "codebooks": care.state(),
-            "progress": vars(progress),
-            "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
-        }
-        save_checkpoint(run, progress.step, model, state, recipe.checkpoints.keep)
-
-    if progress.step == 0:
-        torch.manual_seed(recipe.seed)
-    with _signals() as stop_requested:
+    with stop_signals() as stop_requested:
         for epoch in range(progress.epoch, recipe.epochs):
-            stage, stage_start = recipe.stage_at(epoch)
-            enter_stage(stage, model, trains_noise=recipe.trains_noise)
-            batches = plan.epoch(epoch)
-            stage_steps = sum(plan.batches(e) for e in range(stage_start, stage_start + stage.epochs))
-            stage_done = sum(plan.batches(e) for e in range(stage_start, epoch))
-            weights = {name: stage.head_weights.get(name, head.weight) for name, head in recipe.heads.items()}
-            for batch in read_batches(speech.dataset, batches[progress.batch :], recipe.loader_workers):
-                factor = learning_rate_factor(stage, stage_done + progress.batch, stage_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = stage.learning_rates.get(group["name"], 0.0) * factor
-                if "quantizer" in stage.learning_rates:
-                    care.tend(progress.step, plan.steps)
-                loss = training_step(recipe, model, batch.to(device), weights, care, progress.step)
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model), recipe.optimizer.grad_clip)
-                if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                    raise _not_finite(run, progress, batch, speech)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-                progress.batch += 1
-                progress.step += 1
-                length = plan.segment(epoch) * len(batch.rows) * model.spec.frame_seconds
-                audio_seconds += length
-                now = time.monotonic()
-                if progress.step % plan.history_every == 0 or progress.step == plan.steps:
-                    entry = {"step": progress.step, "epoch": epoch, "loss": loss.item(), "rate": factor}
-                    progress.history.append(entry)
-                if now - logged > LOG_SECONDS or progress.step == plan.steps:
-                    logged = now
-                    use = {"codebook_perplexity": care.perplexity()} if recipe.trains_codes else {}
-                    on_event({**_report(progress, plan, loss.item(), audio_seconds, now - started), **use})
-                if _checkpoint_due(recipe, progress.step, now - saved):
-                    save()
-                    saved = now
-                if stop_requested():
-                    save()
+            for figures in steps_of(epoch, plan, training, speech, synthesis, run):
+                journal.stepped(progress, figures)
+                stop, due = ranks.any(stop_requested(), training.is_due())
+                if stop or due:
+                    training.save(run)
+                if stop:
                     raise Interrupted(f"stopped at step {progress.step} of {plan.steps}; run it again to go on")
-            save()  # before measuring, which takes its time; a run stopped meanwhile measures again
-            if (epoch + 1) % recipe.validation.every_epochs == 0 or epoch + 1 == recipe.epochs:
-                _, entry = _measure(recipe, model, held_out)
-                progress.history.append({"step": progress.step, "epoch": epoch, **entry})
-                on_event({"message": f"epoch {epoch + 1} of {recipe.epochs} done, held-out {_words(entry)}", **entry})
-            progress.epoch, progress.batch = epoch + 1, 0
-    write_text(run / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in progress.history))
-    final = held_out.measure(model, recipe)
-    changes = {rate: improvement(baseline[rate], final[rate]) for rate in final}
-    return {
-        "steps": progress.step,
-        "baseline": {rate: float(values.mean()) for rate, values in baseline.items()},
-        "final": {rate: float(values.mean()) for rate, values in final.items()},
-        "improvement": {rate: change.mean for rate, change in changes.items()},
-        "improvement_interval": {rate: [change.low, change.high] for rate, change in changes.items()},
-        "audio_seconds_per_second": audio_seconds / max(1e-9, time.monotonic() - started),
-    }
+            training.save(run)  # before measuring, which takes its time; a run stopped meanwhile measures again
+            measuring.after(epoch)
+            progress.epoch, progress.epoch_step = epoch + 1, 0
+    if ranks.first:
+        write_text(run / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in progress.history))
+    return {**measuring.result(), "audio_seconds_per_second": journal.pace}
+
+
+def steps_of(
+    epoch: int, plan: Plan, training: Training, speech: Speech, synthesis: Synthesis, run: Path
+) -> Iterator[dict[str, Any]]:
+    """Take the steps of an epoch that are not done yet; after each, its figures.
+
+    loss, rate (the schedule's factor), gradient_norm, audio_seconds, and learning rates and use of codebooks.
+    """
+    recipe, model, optimizer, progress = training.recipe, training.model, training.optimizer, training.progress
+    stage, _ = recipe.stage_at(epoch)
+    enter_stage(stage, model, trains_noise=recipe.trains_noise)
+    synthesis.begin(plan.span_at(epoch), len(training.ranks.share(range(plan.batch_size(epoch)))))
+    stage_steps, stage_done = plan.stage_steps(epoch)
+    steps = plan.epoch(epoch)[progress.epoch_step :]
+    shares = [share for batches in steps for batch in batches if (share := training.ranks.share(batch))]
+    reader = read_batches(speech.dataset, shares, recipe.loader_workers)
+    for batches in steps:
+        factor = training.set_rates(stage, stage_done + progress.epoch_step, stage_steps)
+        if "quantizer" in stage.learning_rates:
+            training.tend_codebooks(plan.steps)
+        loss = gradients(training, batches, reader, synthesis).item()
+        norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model), recipe.optimizer.grad_clip).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise _not_finite(run, training, batches, speech)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        training.average.update(progress.step)
+        progress.epoch_step += 1
+        progress.step += 1
+        seconds = sum(map(len, batches)) * plan.slice_seconds(epoch)
+        yield {"loss": loss, "rate": factor, "gradient_norm": norm, "audio_seconds": seconds, **training.figures()}
+
+
+def gradients(training: Training, batches: list[list[Slice]], reader: Iterator[Batch], synthesis: Synthesis) -> Tensor:
+    """Leave in the model the gradients of one batch of all of a step's items; that batch's loss, a scalar.
+
+    Every batch's loss, a mean over its items, counts by how many of the step's items are its own; so do the shares of
+    several processes.
+    """
+    recipe, model, ranks, step = training.recipe, training.model, training.ranks, training.progress.step
+    weights = recipe.head_weights(training.progress.epoch)
+    items = sum(map(len, batches))
+    total = torch.zeros((), device=training.device)
+    for slices in batches:
+        if share := ranks.share(slices):
+            batch = next(reader).to(training.device)
+            loss = training_step(recipe, model, batch, weights, training.care, step, synthesis.of(batch))
+            loss = loss * (len(share) / items)
+            loss.backward()
+            total = total + loss.detach()
+    training.care.settle(ranks.gather)
+    return ranks.add_up(trained_parameters(model), total)
 
 
 def training_step(
@@ -161,8 +147,12 @@ def training_step(
     weights: dict[str, float],
     care: CodebookCare,
     step: int,
+    synthesize: Callable | None = None,
 ) -> Tensor:
-    """The loss of one batch, a scalar: decode the windows, compare the segments with their targets."""
+    """The loss of one batch, a scalar: decode the windows, compare the segments with their targets.
+
+    synthesize: in place of model.synthesize, when that is compiled.
+    """
     quantized = None
     if batch.codes is None:
         quantized = model.quantize(batch.audio_B1T, rounded=care.rounds(step))
@@ -172,8 +162,12 @@ def training_step(
             latents = model.quantizer.from_codes(batch.codes)
     rates = {name: rate for name, rate in output_rates(recipe, model.spec).items() if weights[name] > 0}
     noise = noise_of(recipe.noise, batch, model.spec)
-    outputs = model.synthesize(
-        latents, noise, list(rates.values()), detach_native=recipe.detach_native, frames_B=batch.frames_B
+    outputs = (synthesize or model.synthesize)(
+        latents.to(COMPUTE[recipe.precision]),
+        noise,
+        list(rates.values()),
+        detach_native=recipe.detach_native,
+        frames_B=batch.frames_B,
     )
     loss = torch.zeros((), device=latents.device)
     for name, rate in rates.items():
@@ -207,133 +201,13 @@ def cut(audio_B1T: Tensor, start_B: Tensor, length: int) -> Tensor:
     return audio_B1T.gather(2, positions)
 
 
-class Plan:
-    """The recipe's curriculum on this model and speech: segments, batches, steps."""
-
-    def __init__(self, recipe: Recipe, model: SNAC, speech: Speech):
-        self.recipe, self.spec, self.frames = recipe, model.spec, speech.frames
-        exact, unit = self.spec.decode_context, self.spec.alignment
-        self.context = exact if recipe.context_frames is None else recipe.context_frames
-        if self.context % unit:
-            raise PipelineError(
-                f"context_frames {self.context} does not fill whole attention windows; give a multiple of {unit}"
-            )
-        self.steps = sum(self.batches(epoch) for epoch in range(recipe.epochs))
-        self.history_every = max(1, self.steps // HISTORY_POINTS)
-
-    def segment(self, epoch: int) -> int:
-        """Supervised coarse frames of a slice."""
-        return self.spec.segment_frames(self.recipe.lesson_at(epoch)[0].seconds)
-
-    def batch_size(self, epoch: int) -> int:
-        """Slices in a batch."""
-        return self.recipe.lesson_at(epoch)[0].batch_of(self.recipe.batch_size)
-
-    def batches(self, epoch: int) -> int:
-        """Steps in the epoch."""
-        return batches_per_epoch(self.frames, self.segment(epoch), self.batch_size(epoch))
-
-    def epoch(self, epoch: int) -> list:
-        """The epoch's batches of slices."""
-        return plan_epoch(
-            self.frames,
-            self.segment(epoch),
-            self.context,
-            self.batch_size(epoch),
-            self.spec.alignment,
-            self.recipe.seed,
-            epoch,
-        )
-
-
-def _resume(
-    run: Path, model: SNAC, optimizer: torch.optim.Optimizer, care: CodebookCare, on_event: OnEvent
-) -> Progress | None:
-    state = load_newest(run, model, lambda message: on_event({"message": message}))
-    if state is None:
-        return None
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-    progress = Progress(**state["progress"])
-    care.load_state(state["codebooks"])
-    on_event({"message": f"resuming at step {progress.step}", "step": progress.step})
-    return progress
-
-
-def _baseline(
-    recipe: Recipe, model: SNAC, held_out: HeldOut, run: Path, progress: Progress, on_event: OnEvent
-) -> dict[int, np.ndarray]:
-    """The held-out losses before the first step, measured once and kept in the run folder."""
-    file = run / "baseline_metrics.json"
-    if progress.step == 0 or not file.exists():
-        losses, entry = _measure(recipe, model, held_out)
-        write_json(file, {str(rate): values.tolist() for rate, values in losses.items()})
-        on_event({"message": f"before training: held-out {_words(entry)}", **entry})
-        if progress.step == 0 and "noise_gain" in entry:
-            progress.history.append({"step": 0, "noise_gain": entry["noise_gain"]})
-    return {int(rate): np.array(values) for rate, values in read_json(file).items()}
-
-
-def _measure(recipe: Recipe, model: SNAC, held_out: HeldOut) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """The held-out losses, and what is told of them: their means, and how loud the decoder's noise is."""
-    with NoiseGain(model) as gain:
-        losses = held_out.measure(model, recipe)
-    entry = {f"val_{rate}": float(values.mean()) for rate, values in losses.items()}
-    return losses, {**entry, "noise_gain": gain.values()} if gain.blocks else entry
-
-
-def _checkpoint_due(recipe: Recipe, step: int, seconds: float) -> bool:
-    cadence = recipe.checkpoints
-    return seconds > 60 * cadence.every_minutes or bool(cadence.every_steps and step % cadence.every_steps == 0)
-
-
-def _report(progress: Progress, plan: Plan, loss: float, audio_seconds: float, seconds: float) -> dict[str, Any]:
-    done = progress.step / plan.steps
-    rate = audio_seconds / max(1e-9, seconds)
-    return {
-        "message": f"step {progress.step}/{plan.steps} loss {loss:.4f}, {rate:.1f} s of audio a second",
-        "step": progress.step,
-        "steps": plan.steps,
-        "loss": loss,
-        "audio_seconds_per_second": rate,
-        "fraction": done,
-    }
-
-
-def _words(entry: dict[str, Any]) -> str:
-    losses = [f"{key.removeprefix('val_')} Hz: {value:.4f}" for key, value in entry.items() if key.startswith("val_")]
-    gains = " ".join(f"{gain:.3f}" for gain in entry.get("noise_gain", []))
-    return ", ".join([*losses, *([f"noise gain {gains}"] if gains else [])])
-
-
-def _not_finite(run: Path, progress: Progress, batch: Batch, speech: Speech) -> PipelineError:
-    files = ", ".join(str(speech.dataset.files[row]) for row in batch.rows[:8])
+def _not_finite(run: Path, training: Training, batches: list[list[Slice]], speech: Speech) -> PipelineError:
+    rows = [item.row for batch in batches for item in batch]
+    named = ", ".join(f"{speech.digests[row]} ({speech.dataset.files[row]})" for row in rows[:8])
     saved = checkpoint_folders(run)
     last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
     return PipelineError(
-        f"the loss is not finite at step {progress.step + 1} (epoch {progress.epoch + 1}) on {files}"
-        f"{' and others' if len(batch.rows) > 8 else ''}; {last}; lower the learning rates or look at these files"
+        f"the loss is not finite at step {training.progress.step + 1} (epoch {training.progress.epoch + 1}) on "
+        f"{named}{f' and {len(rows) - 8} others' if len(rows) > 8 else ''}; {last}; lower the learning rates or look "
+        "at these files"
     )
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """While entered, SIGINT and SIGTERM only set a flag, told by the yielded function; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    requested = threading.Event()
-
-    def note(number: int, frame: Any) -> None:
-        if requested.is_set():
-            os._exit(128 + number)
-        requested.set()
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

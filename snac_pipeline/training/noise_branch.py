@@ -3,12 +3,14 @@
 In: a recipe's `noise`, a batch, a model. Out: `Noise` for the step, and the gain of every noise block.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from snac_pipeline.codec import SNAC, CodecSpec, Noise
 from snac_pipeline.codec.layers import NoiseBlock
 from snac_pipeline.training.data import Batch
+from snac_pipeline.training.ranks import ALONE, Ranks
 from snac_pipeline.training.recipe import NoiseName
 
 
@@ -49,9 +51,11 @@ class NoiseGain:
         for hook in self.hooks:
             hook.remove()
 
-    def values(self) -> list[float]:
+    def values(self, ranks: Ranks = ALONE) -> list[float]:
         """For every block, RMS(W x) / RMS(x) over all that it decoded: how loud its noise n (W x) is beside its signal
         x, n being of variance 1. Unlike a norm of W it counts only what the signal really reaches. 0: no noise is left.
+        ranks: the processes that share out what is decoded.
         """
-        totals = [torch.tensor(squares).sum(dim=0) for squares in self.squares]
-        return [float((noise / signal.clamp(min=1e-20)).sqrt()) for noise, signal in totals]
+        sums = np.array([torch.tensor(squares).reshape(-1, 2).double().sum(dim=0).tolist() for squares in self.squares])
+        noise, signal = ranks.add_up_rows(sums.reshape(-1, 2)).T
+        return np.sqrt(noise / np.maximum(signal, 1e-20)).tolist()

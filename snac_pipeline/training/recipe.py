@@ -136,14 +136,15 @@ class Codebooks(Section):
 
 
 class Checkpoints(Section):
-    """When to save. Nothing here changes results, so that a changed cadence resumes the same run."""
+    """When to save, besides after every epoch and on SIGINT and SIGTERM. Nothing here changes results, so that a
+    changed cadence resumes the same run."""
 
     every_minutes: float = pydantic.Field(10.0, gt=0)
     """Minutes from one checkpoint to the next; each epoch ends with one too."""
     every_steps: int | None = pydantic.Field(None, ge=1)
     """Steps from one to the next; absent: minutes alone decide."""
     keep: int = pydantic.Field(2, ge=1)
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept; the best model so far is kept beside them, in best/."""
 
 
 class Recipe(Section):
@@ -165,7 +166,16 @@ class Recipe(Section):
     stages: list[Stage] = pydantic.Field(min_length=1)
     curriculum: list[Lesson] = pydantic.Field(min_length=1)
     batch_size: int = pydantic.Field(ge=1)
-    """Segments in a step, before a lesson's multiplier."""
+    """Segments in a batch, over all devices together, before a lesson's multiplier."""
+    accumulate: int = pydantic.Field(1, ge=1)
+    """Batches of one step of the optimizer: as a batch so many times the size, in the memory of one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the decoder computes in while training. Weights, the optimizer, the last conv of each head, the loss, the
+    encoder and the quantizer (whose codes bf16 would change), and every measurement are fp32 in either."""
+    ema: float | None = pydantic.Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, e.g. 0.999, which is then what is measured and saved."""
+    keep_best: bool = False
+    """Whether the run's model is the one of the epoch with the least held-out loss; else that of the last step."""
     losses: Losses = Losses()
     optimizer: Optimizer = Optimizer()
     noise: Annotated[NoiseName, pydantic.BeforeValidator(_word_of_switch)] = "on"
@@ -237,6 +247,11 @@ class Recipe(Section):
     def stage_at(self, epoch: int) -> tuple[Stage, int]:
         """The stage of `epoch` (from 0), and its first epoch."""
         return _spanning(self.stages, epoch)
+
+    def head_weights(self, epoch: int) -> dict[HeadName, float]:
+        """Weight of each head's loss in `epoch` (from 0)."""
+        stage, _ = self.stage_at(epoch)
+        return {name: stage.head_weights.get(name, head.weight) for name, head in self.heads.items()}
 
     def lesson_at(self, epoch: int) -> tuple[Lesson, int]:
         """The curriculum's lesson of `epoch` (from 0), and its first epoch."""

@@ -1,15 +1,15 @@
 """Runs: a folder per training, named by what went in, holding all that came out.
 
-`<home>/runs/<phase>-<hash>/` has recipe.yaml, inputs.json, baseline_metrics.json, history.jsonl, checkpoints/, and at
-the end model/ (a codec folder), curve.png and result.json, written last. The hash covers recipe, starting weights and
+`<home>/runs/<phase>-<hash>/` has recipe.yaml, inputs.json, baseline_metrics.json, checkpoints/, best/ (a codec folder),
+log.txt and progress.json, and at the end history.jsonl, model/ (a codec folder: the last step's, or with the recipe's
+`keep_best` the best epoch's), curve.png and result.json, written last. The hash covers recipe, starting weights and
 data, so that the same call again finds the result or goes on where it stopped.
 """
 
 import contextlib
-import fcntl
 import json
+import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,26 @@ import torch
 import yaml
 
 from snac_pipeline.codec import SNAC, CodecSpec, weights_digest
-from snac_pipeline.codec.kernels import fuse_kernels
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.codes.view import CodesView, build_view
 from snac_pipeline.corpus.audio import resampled_length
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import make_folder, read_json, value_digest, write_json, write_text
-from snac_pipeline.settings import Precision
+from snac_pipeline.files import TEMPORARY_PREFIX, make_folder, read_json, value_digest, write_json, write_text
+from snac_pipeline.settings import Precision, TrackerName
+from snac_pipeline.training.checkpoints import checkpoint_folders
+from snac_pipeline.training.compiling import choose_kernels
 from snac_pipeline.training.curve import draw_curve
 from snac_pipeline.training.data import SpeechSlices
-from snac_pipeline.training.loop import OnEvent, Speech, train
+from snac_pipeline.training.journal import OnEvent
+from snac_pipeline.training.loop import train
 from snac_pipeline.training.model import build_model, output_rates, starting_spec
+from snac_pipeline.training.plan import Speech
+from snac_pipeline.training.ranks import ALONE, Ranks
 from snac_pipeline.training.recipe import Recipe
+from snac_pipeline.training.run_lock import only_one
 from snac_pipeline.training.targets import countable, figures, identity, require_restored, sentence, targets_of
+from snac_pipeline.training.tracking import open_tracker
 from snac_pipeline.training.validation import HeldOut
 
 TRAINING_REVISION = 1
@@ -111,47 +117,75 @@ def plan_run(recipe: Recipe, inputs: Inputs, home: Path) -> Run:
     return Run(recipe, inputs, home, _facts(recipe, inputs, train_rows, val_rows), train_rows, val_rows, targets)
 
 
-def execute_run(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
+def execute_run(
+    run: Run, device: str, on_event: OnEvent, *, tracker: TrackerName = "none", ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Train, go on where an earlier attempt stopped, or find the run finished; its result, with `reused` told.
 
-    Raises PipelineError when another process is at the same run, and what the loop raises.
+    ranks: the processes that train together, each of which calls this with its own device. Raises PipelineError when
+    another training is at the same run, and what the loop raises.
     """
-    if (result := run.result()) is not None:
-        return {**result, "reused": True}
-    make_folder(run.folder)
-    with _only_one(run.folder):
-        write_text(run.folder / "recipe.yaml", yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False))
-        write_json(run.folder / "inputs.json", run.facts)
-        write_json(run.folder / "result.json", {**run.facts["inputs"], **_train(run, device, on_event)})
+    if ranks.first_does(lambda: run.result() is not None):
+        return {**run.result(), "reused": True}
+    with contextlib.ExitStack() as held:
+        ranks.first_does(lambda: _take(run, held))
+        trained = _train(run, device, on_event, tracker, ranks)
+        ranks.first_does(lambda: write_json(run.folder / "result.json", {**run.facts["inputs"], **trained}))
     return {**run.result(), "reused": False}
 
 
-def _train(run: Run, device: str, on_event: OnEvent) -> dict[str, Any]:
+def check_resumable(run: Run) -> None:
+    """PipelineError when no attempt at the run has left anything to go on from."""
+    if run.result() is None and not checkpoint_folders(run.folder):
+        raise PipelineError(
+            f"there is nothing to resume: {run.folder} has no checkpoint. A changed recipe, start or corpus is another "
+            "run; leave --resume away to begin it"
+        )
+
+
+def _take(run: Run, held: contextlib.ExitStack) -> None:
+    """Make the folder this process's, for as long as `held` is open."""
+    make_folder(run.folder)
+    held.enter_context(only_one(run.folder))
+    for left in run.folder.glob(f"{TEMPORARY_PREFIX}*"):  # by an attempt that was killed: nobody else writes here
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    write_text(run.folder / "recipe.yaml", yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False))
+    write_json(run.folder / "inputs.json", run.facts)
+
+
+def _train(run: Run, device: str, on_event: OnEvent, tracker: TrackerName, ranks: Ranks) -> dict[str, Any]:
     recipe, inputs, home, folder = run.recipe, run.inputs, run.home, run.folder
     train_rows, val_rows = run.train_rows, run.val_rows
     started = time.monotonic()
-    if run.targets:
+    if run.targets and ranks.first:
         on_event({"message": sentence(run.targets, len(train_rows) + len(val_rows))})
-    _fuse_if_possible(recipe, device, on_event)
+    compiled = choose_kernels(recipe, torch.device(device), on_event)
     model = build_model(recipe, inputs.start).to(device)
     spec, rates = model.spec, sorted(output_rates(recipe, model.spec).values())
     view = None
-    if inputs.codes_fingerprint is not None:
+    if (fingerprint := inputs.codes_fingerprint) is not None:
         digests = [*train_rows["digest"], *val_rows["digest"]]
-        view = build_view(home, codes_folder(home, inputs.codes_fingerprint), digests, spec)
+        view = ranks.first_does(lambda: build_view(home, codes_folder(home, fingerprint), digests, spec))
 
     def dataset(rows: pl.DataFrame) -> tuple[SpeechSlices, np.ndarray]:
         targets = targets_of(rows, recipe, 2 * spec.sampling_rate, inputs.restored)
         slices = SpeechSlices(rows["file"].to_list(), rows["digest"].to_list(), spec, rates, view, targets)
         return slices, _coarse_frames(rows, spec, view)
 
-    speech = Speech(*dataset(train_rows))
+    speech = Speech(*dataset(train_rows), train_rows["digest"].to_list())
     val_set, val_frames = dataset(val_rows)
-    held_out = HeldOut(val_set, np.minimum(val_frames, spec.segment_frames(recipe.validation.seconds)))
-    trained = train(recipe, model, speech, held_out, folder, on_event)
-    model.save_pretrained(folder / "model")
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    draw_curve(folder / "curve.png", history, trained["baseline"])
+    held_out = HeldOut(val_set, np.minimum(val_frames, spec.segment_frames(recipe.validation.seconds)), ranks)
+    followed = open_tracker(tracker if ranks.first else "none", folder, run.facts)
+    try:
+        trained = train(
+            recipe, model, speech, held_out, folder, on_event, ranks=ranks, tracker=followed, compiled=compiled
+        )
+    finally:
+        followed.close()
+    if ranks.first:
+        model.save_pretrained(folder / "model")
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        draw_curve(folder / "curve.png", history, trained["baseline"])
     return {
         **trained,
         **run.targets,
@@ -207,25 +241,3 @@ def _coarse_frames(rows: pl.DataFrame, spec: CodecSpec, view: Path | None) -> np
         for frames, rate in rows.select("num_frames", "sample_rate").rows()
     ]
     return np.array([spec.frames_for(length) for length in lengths], dtype=np.int64)
-
-
-def _fuse_if_possible(recipe: Recipe, device: str, on_event: OnEvent) -> None:
-    torch.manual_seed(recipe.seed)
-    if not recipe.compile:
-        return
-    try:
-        fuse_kernels()
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        on_event({"message": f"training without fused kernels, about half as fast on a CPU: {reason}"})
-
-
-@contextlib.contextmanager
-def _only_one(run: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, however that ends."""
-    with (run / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PipelineError(f"another process is training {run}; wait for it or stop it first") from error
-        yield

@@ -1,9 +1,13 @@
 """A small home of real speech, thin codecs with their codes, short recipes, and trainings in other processes."""
 
 import copy
+import importlib
+import itertools
 import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,12 +22,13 @@ import yaml
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.corpus import read_utterances
-from snac_pipeline.errors import PipelineError
+from snac_pipeline.errors import PipelineError, ProcessLost
 from snac_pipeline.settings import load_settings
 from snac_pipeline.training import loop
-from snac_pipeline.training.loop import Interrupted
+from snac_pipeline.training.ranks import joined
 from snac_pipeline.training.recipe import Recipe
 from snac_pipeline.training.runs import Inputs, execute_run, plan_run
+from snac_pipeline.training.stopping import Interrupted
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "codec"))  # geometries
 
@@ -156,38 +161,88 @@ def recipe_of(content: dict[str, Any], **changes: Any) -> Recipe:
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["snac_pipeline.training.runs", "snac_pipeline.corpus", "torch._dynamo"])
 
-INTERRUPTED, REFUSED = 17, 18
+INTERRUPTED, REFUSED, LOST = 17, 18, 19
 
 
-def start_training(home: Home, content: dict[str, Any], *, hold_at: int | None = None, group: bool = False):
-    """Train `content` on `home` in a new process.
+@dataclass(frozen=True)
+class Child:
+    """How a training in a process of its own behaves."""
 
-    hold_at: the process waits to be killed when this step is done. group: it leads a process group.
-    """
-    child = processes.Process(target=_train, args=(home, content, hold_at, group))
+    hold_at: int | None = None
+    """It waits to be killed when this step is done."""
+    group: bool = False
+    """It leads a process group."""
+    dies_in: tuple[str, str, int] | None = None
+    """Module, function and number of the call of it whose half is done when the process kills itself."""
+    place: dict[str, str] | None = None
+    """torchrun's environment, for one of several processes that train together."""
+
+
+def start_training(home: Home, content: dict[str, Any], **behaviour: Any):
+    """Train `content` on `home` in a new process that behaves as a `Child` does."""
+    child = processes.Process(target=_train, args=(home, content, Child(**behaviour)))
     child.start()
     return child
 
 
-def _train(home: Home, content: dict[str, Any], hold_at: int | None, group: bool) -> None:
+def start_together(home: Home, content: dict[str, Any], world: int = 2, lost_at: int | None = None) -> list:
+    """The same in several processes that train together as torchrun would start them.
+
+    lost_at: the last of them kills itself in this step.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    places = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    dies = [None] * (world - 1) + [("torch.nn.utils", "clip_grad_norm_", lost_at) if lost_at else None]
+    return [start_training(home, content, place=place, dies_in=d) for place, d in zip(places, dies, strict=True)]
+
+
+def _train(home: Home, content: dict[str, Any], child: Child) -> None:
     def on_event(event: dict[str, Any]) -> None:
-        if "fraction" in event and event["step"] == hold_at:
+        if "fraction" in event and event["step"] == child.hold_at:
             time.sleep(600)
 
     loop.LOG_SECONDS = 0.0
-    if group:
+    if child.group:
         os.setpgrp()
+    if child.dies_in is not None:
+        _die_in(*child.dies_in)
+    os.environ.update(child.place or {})
     torch.set_num_threads(1)
     try:
-        home.train(recipe_of(content), on_event)
+        with joined(["cpu"] * int(os.environ.get("WORLD_SIZE", 1))) as (ranks, device):
+            execute_run(home.plan(recipe_of(content)), device, on_event, ranks=ranks)
     except Interrupted:
         os._exit(INTERRUPTED)
+    except ProcessLost:
+        os._exit(LOST)
     except PipelineError as error:
         print(error, file=sys.stderr)
         os._exit(REFUSED)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+def _die_in(module: str, name: str, call: int) -> None:
+    """Let the process kill itself in the middle of a call: what it writes, or removes, is half there."""
+    real, calls = getattr(importlib.import_module(module), name), itertools.count(1)
+
+    def half(*args: Any, **kwargs: Any) -> Any:
+        nothing_there = name == "rmtree" and not Path(args[0]).exists()
+        if nothing_there or next(calls) < call:
+            return real(*args, **kwargs)
+        if name == "rmtree":
+            next(file for file in Path(args[0]).rglob("*") if file.is_file()).unlink()
+        else:
+            real(*args, **kwargs)
+            for file in (Path(arg) for arg in args if isinstance(arg, str | Path)):
+                os.truncate(file, file.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(importlib.import_module(module), name, half)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
     """Poll until `condition` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -17,7 +17,8 @@ from snac_pipeline.corpus import read_audio
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.data import SpeechSlices, collate
-from snac_pipeline.training.loop import Plan, Speech, cut, training_step
+from snac_pipeline.training.loop import cut, training_step
+from snac_pipeline.training.plan import Plan, Speech
 from snac_pipeline.training.slices import Slice, plan_epoch
 
 SMALL = CodecSpec.from_dict(CODEC)
@@ -263,7 +264,7 @@ def test_context_that_is_no_whole_window_is_refused(sliced):
     spec = sliced.model.spec
     recipe = recipe_of(PHASE10, context_frames=spec.alignment + 1)
     if spec.alignment == 1:
-        assert Plan(recipe, sliced.model, Speech(sliced.dataset, sliced.frames)).context == 2
+        assert Plan(recipe, sliced.model, Speech(sliced.dataset, sliced.frames, [])).context == 2
     else:
         with pytest.raises(PipelineError, match=f"context_frames.*multiple of {spec.alignment}"):
-            Plan(recipe, sliced.model, Speech(sliced.dataset, sliced.frames))
+            Plan(recipe, sliced.model, Speech(sliced.dataset, sliced.frames, []))

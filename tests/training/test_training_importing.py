@@ -40,7 +40,7 @@ def test_a_config_of_phase_10(tmp_path):
             "freeze_encoder": True, "batch_size": 20, "learning_rate": 3e-5, "min_lr": 3e-7, "num_epochs": 6,
             "curriculum": [{"epochs": 2, "length": 1.0, "batch_multiplier": 2.0}, {"epochs": 4, "length": 3.5}],
             "l1_weight": 0.5, "stft_weight": 2.0, "grad_clip": 0.7, "weight_decay": 0.01, "seed": 42,
-            "num_workers": 3, "betas": [0.8, 0.99],
+            "num_workers": 3, "betas": [0.8, 0.99], "accumulation_steps": 4, "mixed_precision": "no", "ema_decay": 0.99,
         },
     )  # fmt: skip
     assert found.recipe == Recipe.model_validate(
@@ -57,6 +57,9 @@ def test_a_config_of_phase_10(tmp_path):
                 {"epochs": 2, "seconds": 1.0, "batch_multiplier": 2.0}, {"epochs": 4, "seconds": 3.5},
             ],
             "batch_size": 20,
+            "accumulate": 4,
+            "precision": "fp32",
+            "ema": 0.99,
             "losses": {"l1": 0.5, "magnitude": 2.0},
             "optimizer": {"betas": (0.8, 0.99), "weight_decay": 0.01, "grad_clip": 0.7},
             "seed": 42,
@@ -125,7 +128,8 @@ OTHER_VALUES = {
     "n_ffts_24khz": [64], "n_ffts_48khz": [64], "loss_weight_24khz": 0.9, "loss_weight_48khz": 0.9, "l1_weight": 0.9,
     "stft_weight": 0.9, "log_stft_weight": 0.9, "mel_weight": 0.9, "weight_decay": 0.9, "betas": [0.5, 0.6],
     "grad_clip": 0.9, "seed": 9, "num_workers": 2, "compile": False, "train_data": "a", "val_data": "b",
-    "output_dir": "c", "device": "cpu", "base_model": "d", "limit": 5,
+    "output_dir": "c", "device": "cpu", "base_model": "d", "limit": 5, "gradient_accumulation_steps": 4,
+    "precision": "bf16", "ema_decay": 0.9,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.training.data import read_batches
 
-SAME = ("steps", "baseline", "final", "improvement_interval", "weights_digest")
+SAME = ("steps", "baseline", "final", "improvement_interval", "stages", "best", "weights_digest")
 
 
 def outcome(home, content):
@@ -76,20 +76,85 @@ def resume(home, content):
 
 
 # Steps per epoch: 5, 5, 5. The first epoch ends a lesson of the curriculum and, in phase 12, a stage.
+PHASE11 = {
+    **PHASE12,
+    "phase": "phase11",
+    "heads": {"double": {"n_ffts": [64, 512]}},
+    "stages": [{**stage, "head_weights": {}} for stage in PHASE12["stages"]],
+}
+AVERAGED = {**PHASE10, "ema": 0.9, "keep_best": True}
+OPTIONS = {**PHASE12, "precision": "bf16", "accumulate": 2, "ema": 0.9, "keep_best": True}  # steps: 3, 3, 3
+FROM_AUDIO = {**SCRATCH, "accumulate": 2, "ema": 0.9}
+
 KILLS = {
-    "phase10, mid-epoch": (PHASE10, 3, 3),
-    "phase12, mid-epoch": (PHASE12, 7, 7),
     "phase12, between lessons and stages": (PHASE12, 20, 5),
-    "scratch, before codes are rounded": (SCRATCH, 2, 2),
     "scratch, with codes that move": (SCRATCH, 7, 7),
 }
+MORE_KILLS = {
+    "phase10, first step": (PHASE10, 1, 1),
+    "phase10, mid-epoch": (PHASE10, 3, 3),
+    "phase10, between lessons": (PHASE10, 20, 5),
+    "phase10, last step but one": (PHASE10, 14, 14),
+    "phase10, readers in a process, between lessons": ({**PHASE10, "loader_workers": 1}, 20, 5),
+    "phase10, readers in two processes, mid-epoch": ({**PHASE10, "loader_workers": 2}, 7, 7),
+    "phase10, averaged": (AVERAGED, 6, 6),
+    "phase11, in its warm-up": (PHASE11, 2, 2),
+    "phase11, between stages": (PHASE11, 20, 5),
+    "phase11, main": (PHASE11, 12, 12),
+    "phase12, in its warm-up": (PHASE12, 3, 3),
+    "phase12, mid-epoch": (PHASE12, 7, 7),
+    "phase12, every option, in its warm-up": (OPTIONS, 2, 2),
+    "phase12, every option, between stages": (OPTIONS, 20, 3),
+    "phase12, every option, main": (OPTIONS, 7, 7),
+    "scratch, before codes are rounded": (SCRATCH, 2, 2),
+    "scratch, as codes begin": (SCRATCH, 4, 4),
+    "scratch, between lessons": (SCRATCH, 20, 5),
+    "scratch, averaged, readers in a process": ({**FROM_AUDIO, "loader_workers": 1}, 4, 4),
+}
+
+
+def ends_the_same_when_killed(home, uninterrupted, content, cadence, at):
+    assert end(home, content, cadence, at, signal.SIGKILL) == at
+    assert resume(home, content) == at
+    assert outcome(home, content) == uninterrupted({**content, "loader_workers": 0})
 
 
 @pytest.mark.parametrize("content, cadence, at", KILLS.values(), ids=KILLS)
 def test_a_killed_run_ends_as_an_uninterrupted_one(home, uninterrupted, content, cadence, at):
-    assert end(home, content, cadence, at, signal.SIGKILL) == at
-    assert resume(home, content) == at
+    ends_the_same_when_killed(home, uninterrupted, content, cadence, at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content, cadence, at", MORE_KILLS.values(), ids=MORE_KILLS)
+def test_wherever_it_was_killed_a_run_ends_as_an_uninterrupted_one(home, uninterrupted, content, cadence, at):
+    ends_the_same_when_killed(home, uninterrupted, content, cadence, at)
+
+
+# Half of what is written, or removed, is there when the process is killed: with a checkpoint at every step and at every
+# epoch's end, call 7 of what writes one is that of the first epoch's second saving of step 5 or later.
+HALVES = {
+    "the first weights": (PHASE10, "safetensors.torch", "save_file", 1),
+    "weights": (PHASE12, "safetensors.torch", "save_file", 4),
+    "the state": (PHASE12, "torch", "save", 4),
+    "the state at a lesson's end": (SCRATCH, "torch", "save", 6),
+    "an old checkpoint that goes": (PHASE10, "shutil", "rmtree", 2),
+    "the best model": (AVERAGED, "safetensors.torch", "save_file", 7),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content, module, name, call", HALVES.values(), ids=HALVES)
+def test_killed_in_the_middle_of_writing_a_run_ends_as_an_uninterrupted_one(
+    home, uninterrupted, content, module, name, call
+):
+    child = start_training(home, {**content, "checkpoints": {"every_steps": 1}}, dies_in=(module, name, call))
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    run = home.plan(recipe_of(content)).folder
+    assert not (run / "result.json").exists()
+    home.train(recipe_of(content))
     assert outcome(home, content) == uninterrupted(content)
+    assert [path.name for path in run.rglob(".tmp-*")] == []
 
 
 def test_an_interrupted_run_has_a_checkpoint_of_its_last_step_and_ends_the_same(home, uninterrupted):
@@ -98,6 +163,7 @@ def test_an_interrupted_run_has_a_checkpoint_of_its_last_step_and_ends_the_same(
     assert outcome(home, PHASE12) == uninterrupted(PHASE12)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_again_and_again(home, uninterrupted):
     for at in (3, 6, 12):
         end(home, PHASE12, 3, at, signal.SIGKILL)

@@ -68,16 +68,17 @@ def test_the_baseline_is_the_untrained_model_s_and_comes_first(phase12):
     first = next(event for event in events if f"val_{NATIVE}" in event)
     assert first["message"].startswith("before training")
     kept = json.loads((home.plan(recipe).folder / "baseline_metrics.json").read_text())
-    assert {rate: sum(values) / len(values) for rate, values in kept.items()} == pytest.approx(result["baseline"])
-    assert all(len(values) == recipe.validation.utterances for values in kept.values())
+    whole = kept["whole"]
+    assert {rate: sum(values) / len(values) for rate, values in whole.items()} == pytest.approx(result["baseline"])
+    assert all(len(values) == recipe.validation.utterances for values in whole.values())
 
 
 def test_the_run_folder_has_what_it_promises(phase12):
     home, recipe, result, _ = phase12
     folder = home.plan(recipe).folder
     assert {file.name for file in folder.iterdir()} == {
-        "baseline_metrics.json", "checkpoints", "curve.png", "history.jsonl", "inputs.json", "lock", "model",
-        "recipe.yaml", "result.json",
+        "baseline_metrics.json", "best", "checkpoints", "curve.png", "history.jsonl", "inputs.json", "lock", "log.txt",
+        "model", "progress.json", "recipe.yaml", "result.json",
     }  # fmt: skip
     assert str(folder) == result["run"]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -148,6 +149,7 @@ def test_whatever_changes_the_result_is_another_run(phase12):
 
 def test_a_limit_takes_that_many_utterances_and_always_the_same(phase12):
     home, recipe, _, _ = phase12
+    assert home.plan(recipe, limit=4).facts["inputs"]["limit"] == 4
     few, fewer = home.plan(recipe, limit=4).train_rows, home.plan(recipe, limit=2).train_rows
     assert (len(few), len(fewer)) == (4, 2)
     assert few["digest"][:2].to_list() == fewer["digest"].to_list()
@@ -260,8 +262,8 @@ def test_a_loss_that_is_not_finite_names_step_files_and_the_last_checkpoint(home
     with pytest.raises(PipelineError, match="not finite at step 2 ") as error:
         home.train(recipe)
     run = home.plan(recipe)
-    files = run.train_rows["file"].to_list()
-    assert sum(file in str(error.value) for file in files) >= 1
+    utterances = run.train_rows.select("digest", "file").rows()
+    assert sum(f"{digest} ({file})" in str(error.value) for digest, file in utterances) >= 1
     assert f"last good checkpoint is {run.folder / 'checkpoints' / 'step-000000001'}" in str(error.value)
     assert run.result() is None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snac_pipeline.codec import SNAC, CodecSpec, Noise
@@ -140,7 +140,7 @@ def clocked(folder, spec, lengths):
     return SpeechSlices(files, [f"{row}" for row in range(len(lengths))], spec, spec.output_rates, view)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(geometries(), st.data())
 def test_tokens_and_samples_of_any_slice_of_any_geometry_cover_the_same_time(spec, data):
     unit = spec.alignment
@@ -167,7 +167,7 @@ def test_tokens_and_samples_of_any_slice_of_any_geometry_cover_the_same_time(spe
                 assert np.allclose(100 * heard[kept], times[kept], atol=0.1 / rate)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(geometries(), st.integers(0, 99))
 def test_a_slice_of_any_geometry_is_decoded_as_in_the_whole_utterance(spec, seed):
     torch.manual_seed(seed)

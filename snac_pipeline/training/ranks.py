@@ -1,0 +1,163 @@
+"""Several processes that train one model together, started by torch.distributed.run (torchrun) on one or more machines.
+
+Every process has the whole model. Of each batch of the plan a process decodes its share, a run of consecutive items;
+the gradients are then added up, weighted by items, so that the step is that of the whole batch in one process. They are
+added up in one piece after the backward pass rather than by torch's DistributedDataParallel, which averages processes
+whatever they decoded, and has to be built anew whenever a stage trains other parts. Process 0 decides and writes.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from snac_pipeline.engine.child import die_with_parent
+from snac_pipeline.errors import PipelineError, ProcessLost
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+PATIENCE = datetime.timedelta(hours=2)
+"""How long the others wait for what process 0 prepares alone. A process that dies is noticed at once."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a training, seen from number `rank` of them. Alone, every method is the identity."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that decides and writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's items of a batch; none, when there are fewer items than processes."""
+        n = len(items)
+        return items[n * self.rank // self.world : n * (self.rank + 1) // self.world]
+
+    def first_does(self, work: Callable[[], Value]) -> Value:
+        """What `work` gives in process 0, which alone calls it; a PipelineError of it is everybody's."""
+        if self.world == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = work()
+            except PipelineError as error:
+                outcome[1] = str(error)
+        with _lost_if_broken():
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise PipelineError(outcome[1])
+        return outcome[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """The value of every process, in order."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        with _lost_if_broken():
+            dist.all_gather_object(values, value)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether some process has it set."""
+        if self.world == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32, device=_wire())
+        with _lost_if_broken():
+            dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def add_up(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+        """Give every parameter the sum of the processes' gradients; the sum of their losses (scalars).
+
+        A parameter that no process has a gradient of keeps none, so that the optimizer leaves it alone.
+        """
+        if self.world == 1:
+            return loss
+        parameters = list(parameters)
+        touched = self.any(*(parameter.grad is not None for parameter in parameters))
+        reached = [parameter for parameter, has in zip(parameters, touched, strict=True) if has]
+        for parameter in reached:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([loss.reshape(1), *(parameter.grad.flatten() for parameter in reached)])
+        with _lost_if_broken():
+            dist.all_reduce(flat)
+        total, *sums = flat.split([1, *(parameter.numel() for parameter in reached)])
+        for parameter, gradient in zip(reached, sums, strict=True):
+            parameter.grad.copy_(gradient.view_as(parameter))
+        return total[0]
+
+    def add_up_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The sum of the processes' arrays of float64."""
+        return rows if self.world == 1 else np.sum(self.gather(rows), axis=0)
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give every tensor the value that it has in process 0."""
+        if self.world > 1:
+            with _lost_if_broken(), torch.no_grad():
+                for tensor in tensors:
+                    dist.broadcast(tensor.data, src=0)
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(devices: Sequence[str]) -> Iterator[tuple[Ranks, str]]:
+    """This process's place among those that torch.distributed.run started, and its device of `devices`, this machine's.
+
+    A process that was not started so is alone, with the first device.
+    """
+    if not started_by_torchrun():
+        yield ALONE, devices[0]
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if local >= len(devices):
+        raise PipelineError(
+            f"torchrun started {os.environ['LOCAL_WORLD_SIZE']} processes here, but `devices` has {len(devices)}; "
+            "start as many as there are devices"
+        )
+    die_with_parent(os.getppid())
+    device = devices[local]
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    with _lost_if_broken():
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that torch.distributed.run started."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _wire() -> torch.device:
+    """Where tensors have to be to be sent."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+@contextlib.contextmanager
+def _lost_if_broken() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost(
+            "another process of this training is gone; its own message says why; run it again to go on from the last "
+            "checkpoint"
+        ) from error

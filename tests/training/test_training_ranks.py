@@ -1,0 +1,132 @@
+"""Several processes train one model: the step is that of the whole batch, and none goes on alone."""
+
+import json
+import os
+import signal
+
+import pytest
+from made_training import (
+    LOST,
+    PHASE10,
+    SCRATCH,
+    recipe_of,
+    start_together,
+    steps_saved,
+)
+
+from snac_pipeline.codec import SNAC
+from snac_pipeline.engine import ChildFailed
+from snac_pipeline.settings import load_settings
+from snac_pipeline.steps.training import train
+from snac_pipeline.training.ranks import Ranks
+
+GENTLE = {**PHASE10["stages"][0], "learning_rates": {"trunk": 1e-5, "native_head": 1e-5}}
+TOGETHER = {**PHASE10, "stages": [GENTLE], "noise": "seeded", "checkpoints": {"every_steps": 3, "keep": 9}}
+"""Small steps, since AdamW's division makes much of gradients that cancel to their rounding."""
+
+
+@pytest.fixture(autouse=True)
+def one_name_for_this_machine(monkeypatch):
+    """gloo asks for the address of the machine's name, which a container may not have."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+def trained_together(home, content, lost_at=None):
+    children = start_together(home, content, lost_at=lost_at)
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
+def curve(home, content):
+    return [entry["loss"] for entry in history(home, content) if "loss" in entry]
+
+
+def history(home, content):
+    return [json.loads(line) for line in (home.plan(recipe_of(content)).folder / "history.jsonl").open()]
+
+
+def largest_difference(home, other, content):
+    ours, theirs = (
+        SNAC.from_pretrained(h.plan(recipe_of(content)).result()["model"]).state_dict() for h in (home, other)
+    )
+    return max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()) for name in theirs)
+
+
+@pytest.fixture(scope="module")
+def both(shared, tmp_path_factory):
+    """Homes in which TOGETHER was trained by two processes and by one."""
+    two, one = (shared.copy(tmp_path_factory.mktemp(name)) for name in ("two", "one"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        assert trained_together(two, TOGETHER) == [0, 0]
+    one.train(recipe_of(TOGETHER))
+    return two, one
+
+
+def test_two_processes_take_the_steps_of_one(both):
+    two, one = both
+    assert curve(two, TOGETHER) == pytest.approx(curve(one, TOGETHER), rel=1e-5)
+    assert largest_difference(two, one, TOGETHER) < 1e-5
+    ours, theirs = (home.plan(recipe_of(TOGETHER)).result() for home in both)
+    for figure in ("baseline", "final", "improvement"):
+        assert ours[figure] == pytest.approx(theirs[figure], rel=1e-4)
+    ours, theirs = ([e["noise_gain"] for e in history(home, TOGETHER) if "noise_gain" in e] for home in both)
+    assert len(ours) == len(theirs) > 1
+    for here, there in zip(ours, theirs, strict=True):
+        assert here == pytest.approx(there, rel=1e-4)
+    log = (two.plan(recipe_of(TOGETHER)).folder / "log.txt").read_text()
+    assert log.count("before training") == 1, "only one of them writes"
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_exactly(home, both):
+    two, _ = both
+    run = home.plan(recipe_of(TOGETHER)).folder
+    assert trained_together(home, TOGETHER, lost_at=9) == [LOST, -signal.SIGKILL]
+    assert steps_saved(run)[-1] == 6
+    assert trained_together(home, TOGETHER) == [0, 0]
+    assert "resuming at step 6" in (run / "log.txt").read_text()
+    assert curve(home, TOGETHER) == curve(two, TOGETHER)
+    assert largest_difference(home, two, TOGETHER) == 0.0
+
+
+@pytest.mark.slow
+def test_the_codebooks_of_two_processes_are_those_of_one(shared, tmp_path):
+    rates = dict.fromkeys(("encoder", "quantizer", "trunk", "native_head"), 1e-5)
+    content = {**SCRATCH, "stages": [{"name": "main", "epochs": 3, "learning_rates": rates}], "noise": "off"}
+    content = {**content, "accumulate": 2, "ema": 0.9, "codebooks": {"start_step": 2, "restart_every": 3}}
+    two, one = shared.copy(tmp_path / "two"), shared.copy(tmp_path / "one")
+    assert trained_together(two, content) == [0, 0]
+    one.train(recipe_of(content))
+    assert curve(two, content)[:2] == pytest.approx(curve(one, content)[:2], rel=1e-5)
+    assert curve(two, content) == pytest.approx(curve(one, content), rel=1e-2)
+
+
+@pytest.mark.parametrize("items, world", [(1, 2), (5, 2), (6, 3), (7, 4)])
+def test_shares_are_consecutive_and_whole(items, world):
+    batch = list(range(items))
+    shares = [Ranks(rank, world).share(batch) for rank in range(world)]
+    assert [item for share in shares for item in share] == batch
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+# ---- as a user starts them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_several_devices_are_several_processes_and_one_that_is_lost_is_told(home, both, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = home.folder / "recipe.yaml"
+    settings = load_settings(home.folder / "pipeline.yaml").model_copy(update={"devices": ["cpu", "cpu"]})
+    run = home.plan(recipe_of(TOGETHER)).folder
+
+    def kill(event):
+        if "fraction" in event:
+            os.kill(json.loads((run / "progress.json").read_text())["pid"], signal.SIGKILL)
+
+    recipe.write_text(json.dumps(TOGETHER))
+    with pytest.raises(ChildFailed, match="one of the 2 processes of this training was lost") as error:
+        train(settings, "decoder_24khz", kill)
+    assert "run it again to go on from the last checkpoint" in str(error.value)
+    result = train(settings, "decoder_24khz", lambda event: None)
+    assert result["weights_digest"] == both[0].plan(recipe_of(TOGETHER)).result()["weights_digest"]

@@ -3,9 +3,9 @@
 python benchmarks/head_initialisation.py [--speech FOLDER] [--epochs 2] [--seeds 3] [--json FILE]
 
 The default are the project's examples and its small base codec; a FOLDER has one folder for each speaker. Only the head
-is trained, from the same codec, on the same slices and with the same learning rate. Loss: L1 + STFT + 0.5 log STFT at
-twice the codec's rate. The targets are the recordings resampled, so that a lower loss says nothing about a band that
-they do not have; the table says how many have a lower rate.
+is trained, from the same codec, on the same slices and with the same learning rate. Loss: L1 + magnitude
++ 0.5 log_magnitude at twice the codec's rate. The targets are the recordings resampled, so that a lower loss says
+nothing about a band that they do not have; the table says how many have a lower rate.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def recipe(init: str, upsampler: str, seed: int, options: argparse.Namespace) ->
             ],
             "curriculum": [{"epochs": options.epochs, "seconds": 1.0}],
             "batch_size": 4,
-            "losses": {"l1": 1.0, "stft": 1.0, "log_stft": 0.5},
+            "losses": {"l1": 1.0, "magnitude": 1.0, "log_magnitude": 0.5},
             "validation": {"utterances": options.validation, "seconds": 2.0, "every_epochs": options.epochs},
             "seed": seed,
         }

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,14 @@ def test_what_a_benchmark_imports_from_the_library_is_there(benchmark):
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_the_recipes_of_the_benchmark_of_heads_are_recipes(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    heads = importlib.import_module("head_initialisation")
+    options = SimpleNamespace(epochs=2, rate=2e-4, validation=16)
+    made = [heads.recipe(init, upsampler, 0, options).heads["double"] for init, upsampler in heads.FORMS]
+    assert [(head.init, head.upsampler) for head in made] == heads.FORMS
 
 
 SMALL = {

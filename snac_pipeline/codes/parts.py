@@ -159,6 +159,15 @@ def read_codes(folder: Path, digests: Sequence[str]) -> pl.DataFrame:
     Only parts that hold some of them are read, and their page checksums verified. Raises PipelineError when codes are
     missing, with their number and the mend.
     """
+    located = locate_codes(folder, digests)
+    return pl.concat(read_located(part, rows) for part, rows in located).sort("order").drop("order")
+
+
+def locate_codes(folder: Path, digests: Sequence[str]) -> list[tuple[Path, pl.DataFrame]]:
+    """The parts that `digests` are read from, each with those in it: digest, and `order`, the place in `digests`.
+
+    Raises PipelineError when codes are missing.
+    """
     wanted = pl.DataFrame({"digest": list(digests)}, schema={"digest": pl.String}).with_row_index("order")
     parts = part_files(folder)
     located = wanted.join(first_held(held_digests(parts)), on="digest", how="left", maintain_order="left")
@@ -168,9 +177,11 @@ def read_codes(folder: Path, digests: Sequence[str]) -> pl.DataFrame:
             f"{len(missing)} of {len(wanted)} utterances have no codes in {folder}, the first {missing[0]}; "
             "run `snac-pipeline cache` or materialize code_cache"
         )
-    frames = []
-    for (part,), rows in located.group_by("part", maintain_order=True):
-        table = read_parquet(parts[part])
-        taken = table.filter(pc.is_in(table["digest"], rows["digest"].to_arrow().cast(pa.string())))
-        frames.append(rows.drop("part").join(pl.DataFrame(pl.from_arrow(taken)), on="digest", how="inner"))
-    return pl.concat(frames).sort("order").drop("order")
+    return [(parts[part], rows.drop("part")) for (part,), rows in located.group_by("part", maintain_order=True)]
+
+
+def read_located(part: Path, rows: pl.DataFrame, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The codes of `rows` (of locate_codes) beside their columns; columns: those of the part wanted, none: all."""
+    table = read_parquet(part, columns=["digest", *columns] if columns else None)
+    taken = table.filter(pc.is_in(table["digest"], rows["digest"].to_arrow().cast(pa.string())))
+    return rows.join(pl.DataFrame(pl.from_arrow(taken)), on="digest", how="inner")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from snac_pipeline.codec import CodecSpec
-from snac_pipeline.codes.parts import read_codes
+from snac_pipeline.codes.parts import locate_codes, read_located
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_folder, value_digest, write_json
 
@@ -53,17 +54,34 @@ class CodesView:
 
 
 def build_view(home: Path, parts: Path, digests: Sequence[str], spec: CodecSpec) -> Path:
-    """The view of `digests` (in that order) from the parts in folder `parts`; reused when it is there already."""
+    """The view of `digests` (in that order) from the parts in folder `parts`; reused when it is there already.
+
+    One level is in memory at a time: 2 bytes for each of its tokens.
+    """
     folder = home / "views" / value_digest([parts.name, list(digests)])[:16]
     if folder.exists():
         return folder
-    codes = read_codes(parts, digests)
-    counts = spec.tokens_per_frame
-    frames = codes["codes_0"].list.len().to_numpy() // counts[0]
+    located = locate_codes(parts, digests)
+    frames = np.zeros(len(digests), dtype=np.int64)
+    for part, rows in located:
+        found = read_located(part, rows, ["codes_0"])
+        frames[found["order"].to_numpy()] = found["codes_0"].list.len().to_numpy() // spec.tokens_per_frame[0]
+    offsets = np.concatenate([[0], np.cumsum(frames)])
     with atomic_folder(folder) as temporary:
-        np.save(temporary / "offsets.npy", np.concatenate([[0], np.cumsum(frames, dtype=np.int64)]))
-        for k in range(spec.levels):
-            np.save(temporary / f"level_{k}.npy", codes[f"codes_{k}"].explode().to_numpy().astype(np.uint16))
+        np.save(temporary / "offsets.npy", offsets)
+        for k, count in enumerate(spec.tokens_per_frame):
+            np.save(temporary / f"level_{k}.npy", _level(located, f"codes_{k}", offsets * count))
         (temporary / "digests.txt").write_text("\n".join(digests))
         write_json(temporary / "source.json", {"parts": parts.name, "utterances": len(digests)})
     return folder
+
+
+def _level(located: list[tuple[Path, pl.DataFrame]], column: str, offsets: np.ndarray) -> np.ndarray:
+    """All tokens of one level, those of utterance i from offsets[i] on."""
+    tokens = np.zeros(offsets[-1], dtype=np.uint16)
+    for part, rows in located:
+        found = read_located(part, rows, [column])
+        lengths = found[column].list.len().to_numpy().astype(np.int64)
+        ahead = offsets[found["order"].to_numpy()] - (np.cumsum(lengths) - lengths)  # of the place in this part
+        tokens[np.arange(lengths.sum()) + np.repeat(ahead, lengths)] = found[column].explode().to_numpy()
+    return tokens

@@ -94,6 +94,8 @@ def _av_stream(container: av.container.InputContainer, path: bytes, kind: Kind) 
     if not container.streams.audio:
         raise UnreadableAudio(path, "no audio stream inside")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise UnreadableAudio(path, "the audio inside is protected, damaged, or of a codec that FFmpeg does not know")
     guessed = not stream.duration or "no_xing" in kind.flags  # then from the bit rate of the first frames
     header = None if guessed else round(stream.duration * stream.time_base * stream.rate)
 

@@ -414,7 +414,8 @@ def _model(codec: Path, device: str, fused: bool) -> SNAC:
 def _reading(count: int, spec: CodecSpec, batch_seconds: float) -> Iterator[InlineReader | Readers]:
     """Who reads: this process, or `count` others, which are kept for the next part unless this one fails."""
     if not count:
-        yield InlineReader(spec.sampling_rate)
+        with contextlib.closing(InlineReader(spec.sampling_rate)) as reader:
+            yield reader
         return
     key = (count, window_samples(spec, batch_seconds), spec.sampling_rate)
     if key not in _readers:

@@ -227,7 +227,9 @@ def test_groups_do_not_depend_on_the_order_of_files(tmp_path):
     assert written[0] == written[1] and len(np.unique(written[0])) == 3
 
 
-def test_ten_times_the_parts_take_ten_times_as_long_to_plan_and_not_a_hundred_times(tmp_path, monkeypatch):
+def test_twenty_times_the_parts_take_about_as_many_times_as_long_to_plan_and_not_the_square_of_it(
+    tmp_path, monkeypatch
+):
     def seconds(parts: int) -> float:
         digests = pl.Series("digest", range(200 * parts)).cast(pl.String)
         held = pl.DataFrame({"digest": digests, "part": pl.Series(np.repeat(np.arange(parts, dtype=np.uint32), 200))})
@@ -238,4 +240,4 @@ def test_ten_times_the_parts_take_ten_times_as_long_to_plan_and_not_a_hundred_ti
         return time.process_time() - began
 
     few = max(0.01, min(seconds(100) for _ in range(3)))
-    assert seconds(1000) < 30 * few
+    assert seconds(2000) < 100 * few

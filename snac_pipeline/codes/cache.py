@@ -27,7 +27,9 @@ from snac_pipeline.codes.parts import (
     QUARANTINE,
     codes_folder,
     encode_quarantine,
+    held_digests,
     missing_rows,
+    part_files,
     part_path,
     prepare_folder,
     write_encode_quarantine,
@@ -166,6 +168,8 @@ def cache_codes(
     fingerprint = encoder_fingerprint(model, precision)
     folder = codes_folder(home, fingerprint)
     prepare_folder(folder, encoder_identity(model, precision))
+    if len(encode_quarantine(folder)):
+        _forget_quarantined(folder, held_digests(part_files(folder)))  # those that another run has encoded
     if retry_quarantined:
         _forget_quarantined(folder, utterances)
     aside = encode_quarantine(folder)["digest"]
@@ -259,9 +263,10 @@ def _quarantine(folder: Path, event: attempts.Poisonous) -> None:
     write_encode_quarantine(folder, pl.concat([known, pl.DataFrame([row], schema=QUARANTINE)]))
 
 
-def _forget_quarantined(folder: Path, utterances: pl.DataFrame) -> None:
+def _forget_quarantined(folder: Path, rows: pl.DataFrame) -> None:
+    """Take those that `rows` (with a column digest) hold out of the quarantine."""
     known = encode_quarantine(folder)
-    kept = known.filter(~pl.col("digest").is_in(utterances["digest"].implode()))
+    kept = known.join(rows, on="digest", how="anti")
     if len(kept) < len(known):
         write_encode_quarantine(folder, kept)
 
@@ -409,7 +414,8 @@ def _model(codec: Path, device: str, fused: bool) -> SNAC:
 def _reading(count: int, spec: CodecSpec, batch_seconds: float) -> Iterator[InlineReader | Readers]:
     """Who reads: this process, or `count` others, which are kept for the next part unless this one fails."""
     if not count:
-        yield InlineReader(spec.sampling_rate)
+        with contextlib.closing(InlineReader(spec.sampling_rate)) as reader:
+            yield reader
         return
     key = (count, window_samples(spec, batch_seconds), spec.sampling_rate)
     if key not in _readers:

@@ -58,11 +58,8 @@ def plan_compaction(folder: Path, part_utterances: int) -> list[Rewrite]:
     counts = dict(kept.group_by("part").len().iter_rows())
     by_length = sorted(sizes["part"], key=lambda part: (_shortest(parts[part]), part))
     groups = _groups([(part, counts.get(part, 0)) for part in by_length], part_utterances)
-    return [
-        _rewrite(parts, group, held, kept, needed=held)
-        for group in groups
-        if len(group) > 1 or counts.get(group[0], 0) == 0
-    ]
+    merged = [group for group in groups if len(group) > 1 or counts.get(group[0], 0) == 0]
+    return list(_rewrites(parts, merged, held, kept, needed=held))
 
 
 def plan_collection(folder: Path, needed: pl.DataFrame) -> list[Rewrite]:
@@ -73,9 +70,8 @@ def plan_collection(folder: Path, needed: pl.DataFrame) -> list[Rewrite]:
     read = first_held(held).join(needed, on="digest", how="semi", maintain_order="left")
     counts = dict(read.group_by("part").len().iter_rows())
     sizes = held.group_by("part").len().sort("part").iter_rows()
-    return [
-        _rewrite(parts, [part], held, read, needed) for part, rows in sizes if 2 * counts.get(part, 0) <= rows
-    ]  # fmt: skip
+    unread = [[part] for part, rows in sizes if 2 * counts.get(part, 0) <= rows]
+    return list(_rewrites(parts, unread, held, read, needed))
 
 
 def carry_out(folder: Path, plans: Sequence[Rewrite]) -> None:
@@ -98,21 +94,35 @@ def carry_out(folder: Path, plans: Sequence[Rewrite]) -> None:
             flush_folder(folder)
 
 
-def _rewrite(
-    parts: Sequence[Path], group: Sequence[int], held: pl.DataFrame, kept: pl.DataFrame, needed: pl.DataFrame
-) -> Rewrite:
-    """The rewriting of the parts of one group. kept: the rows (digest, part) that are written, of all groups."""
-    inside, outside = held.filter(pl.col("part").is_in(group)), held.filter(~pl.col("part").is_in(group))
-    own = kept.filter(pl.col("part").is_in(group))
-    dropped = inside.join(needed, on="digest", how="semi").join(own, on="digest", how="anti")["digest"].unique()
-    elsewhere = first_held(outside.join(dropped.to_frame(), on="digest", how="semi", maintain_order="left"))
-    return Rewrite(
-        old=[parts[part] for part in group],
-        kept=[own.filter(pl.col("part") == part)["digest"] for part in group],
-        dropped=dropped,
-        elsewhere=[parts[part] for part in elsewhere["part"].unique().sort()],
-        rows=len(inside),
-    )
+def _rewrites(
+    parts: Sequence[Path],
+    groups: Sequence[Sequence[int]],
+    held: pl.DataFrame,
+    kept: pl.DataFrame,
+    needed: pl.DataFrame,
+) -> Iterator[Rewrite]:
+    """The rewriting of each group of parts. kept: the rows (digest, part) that are written, of all groups."""
+    # Rows are given to their parts once: looked up for each group they would take minutes for millions.
+    rows, written = dict(held.group_by("part").len().iter_rows()), _by_part(kept)
+    wanted = _by_part(held.join(needed, on="digest", how="semi", maintain_order="left"))
+    shared = held.filter(pl.col("digest").is_duplicated())
+    for group in groups:
+        own = [written.get(part, _NOTHING) for part in group]
+        inside = pl.concat([wanted.get(part, _NOTHING) for part in group]).unique()
+        dropped = inside.filter(~inside.is_in(pl.concat(own).implode()))
+        elsewhere = []
+        if len(dropped):
+            outside = shared.filter(~pl.col("part").is_in(group))
+            first = first_held(outside.join(dropped.to_frame(), on="digest", how="semi", maintain_order="left"))
+            elsewhere = [parts[part] for part in first["part"].unique().sort()]
+        yield Rewrite([parts[part] for part in group], own, dropped, elsewhere, sum(rows[part] for part in group))
+
+
+_NOTHING = pl.Series("digest", [], pl.String)
+
+
+def _by_part(rows: pl.DataFrame) -> dict[int, pl.Series]:
+    return {part: own["digest"] for (part,), own in rows.partition_by("part", as_dict=True).items()}
 
 
 def _groups(counted: Sequence[tuple[int, int]], limit: int) -> Iterator[list[int]]:

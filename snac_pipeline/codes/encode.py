@@ -12,7 +12,7 @@ import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codes.precision import Precision, quantize
-from snac_pipeline.corpus.audio import read_audio, resampled_length
+from snac_pipeline.corpus.audio import InOrder, read_audio, resampled_length
 
 ONE_BY_ONE = ("cpu",)
 """Kinds of device where the rows of a batch are encoded one after the other. Kernels are chosen by shape, and round
@@ -92,9 +92,11 @@ def encode_batch(
     frames = spec.frames_for(batch[0].num_samples)
     chunk = spec.segment_frames(chunk_seconds)
     if frames > chunk and len(batch) == 1:
-        item = batch[0]
-        return [encode_chunks(model, lambda start, count: read_audio(item.file, spec.sampling_rate, start, count),
-                              frames, chunk, precision)]  # fmt: skip
+        [item], reader = batch, InOrder()
+        codes = encode_chunks(model, lambda start, count: reader.read(item.file, spec.sampling_rate, start, count),
+                              frames, chunk, precision)  # fmt: skip
+        reader.close()
+        return [codes]
     length = spec.samples(frames)
     audio = np.stack([read_audio(item.file, spec.sampling_rate, 0, length) for item in batch])
     return [list(utterance) for utterance in zip(*encode_array(model, audio, precision), strict=True)]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snac_pipeline.corpus.audio import read_audio
+from snac_pipeline.corpus.audio import InOrder, read_audio
 from snac_pipeline.corpus.naming import openable
 from snac_pipeline.corpus.probe import digest_of
 from snac_pipeline.corpus.sniffing import UnreadableAudio
@@ -48,8 +48,9 @@ Audio = tuple[np.ndarray, list[str | None]]
 """float32 (B, T), and for each file None or the sentence that says why it cannot be used (its row is then noise)."""
 
 
-def read_window(read: Read, sample_rate: int, out_BT: np.ndarray) -> list[str | None]:
-    """Fill `out_BT`; says for each file None, or what is wrong with it.
+def read_window(read: Read, sample_rate: int, out_BT: np.ndarray, long: InOrder) -> list[str | None]:
+    """Fill `out_BT`; says for each file None, or what is wrong with it. long: who read the window before, if it was of
+    the same long recording.
 
     A file edited after the scan would give its new codes to the old content's digest, for good: its bytes are hashed
     before its first window. Hashing costs what reading costs, and the decoder then reads from memory.
@@ -59,7 +60,8 @@ def read_window(read: Read, sample_rate: int, out_BT: np.ndarray) -> list[str | 
         try:
             if read.start == 0 and digest_of(openable(file)) != digest:
                 raise UnreadableAudio(file, "changed since the scan")
-            out_BT[row] = read_audio(file, sample_rate, read.start, read.count)
+            reader = long.read if read.start else read_audio
+            out_BT[row] = reader(file, sample_rate, read.start, read.count)
         except UnreadableAudio as error:
             errors[row] = str(error)
     return errors
@@ -70,14 +72,15 @@ class InlineReader:
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate
+        self.long = InOrder()
 
     def read(self, reads: Sequence[Read]) -> Iterator[Audio]:
         for read in reads:
             audio = np.empty(read.shape, np.float32)
-            yield audio, read_window(read, self.sample_rate, audio)
+            yield audio, read_window(read, self.sample_rate, audio, self.long)
 
     def close(self) -> None:
-        pass
+        self.long.close()
 
 
 class Readers:
@@ -169,9 +172,10 @@ class SharedMemory:
 def _reader(pipe: Connection, memory: list[SharedMemory], sample_rate: int, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for who started us
+    long = InOrder()
     while True:
         try:
             read, slot = pipe.recv()
         except EOFError:
             return
-        pipe.send(read_window(read, sample_rate, memory[slot].array(read.shape)))
+        pipe.send(read_window(read, sample_rate, memory[slot].array(read.shape), long))

@@ -21,7 +21,7 @@ from snac_pipeline.codes.parts import (
     read_codes,
 )
 from snac_pipeline.codes.precision import TOLERANCES, Precision, Tolerance, quantize
-from snac_pipeline.corpus.audio import read_audio, resampled_length
+from snac_pipeline.corpus.audio import InOrder, resampled_length
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet
 
@@ -174,13 +174,15 @@ def _alone(
 ) -> Iterator[tuple[int, int, Quantized]]:
     """(first coarse frame, last + 1, its codes and code-space vectors) of an utterance, chunk by chunk."""
     spec, device = model.spec, next(model.parameters()).device
+    reader = InOrder()
     for first, start, end, last in windows(spec, frames, spec.segment_frames(batch_seconds)):
-        audio = read_audio(item.file, spec.sampling_rate, spec.samples(first), spec.samples(last - first))
+        audio = reader.read(item.file, spec.sampling_rate, spec.samples(first), spec.samples(last - first))
         whole = quantize(model, torch.from_numpy(audio)[None, None].to(device), precision)
         kept = [slice((start - first) * n, (end - first) * n) for n in spec.tokens_per_frame]
         codes = [level[:, span] for level, span in zip(whole.codes, kept, strict=True)]
         vectors = [level[..., span] for level, span in zip(whole.projected, kept, strict=True)]
         yield start, end, whole._replace(codes=codes, projected=vectors)
+    reader.close()
 
 
 def _excess(model: SNAC, again: Quantized, cached: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -30,7 +30,8 @@ class Stream:
 
     `blocks(start, frames)` yields, once, float32 arrays (frames, channels) from frame `start` (of the file's own rate)
     for `frames` frames or, with None, to the end; the last block may overrun. It raises UnreadableAudio at damage;
-    where seeks follow the header (wav, flac, ogg), fewer frames than promised are damage: slices would be misplaced.
+    where it `seeks`, by the header (wav, flac, ogg), fewer frames than promised are damage: slices would be misplaced.
+    What does not is decoded from its beginning.
     """
 
     format: str  # a key of sniffing.EXTENSIONS
@@ -38,6 +39,7 @@ class Stream:
     channels: int
     header_frames: int | None  # what the header says, None where it says nothing
     blocks: Callable[[int, int | None], Iterator[np.ndarray]]
+    seeks: bool
     flags: list[str] = field(default_factory=list)
 
 
@@ -87,13 +89,15 @@ def _soundfile_stream(file: soundfile.SoundFile, path: bytes, kind: Kind) -> Str
         except _DECODER_ERRORS as error:
             raise _broken(path, position, file.frames, error) from error
 
-    return Stream(kind.format, file.samplerate, file.channels, file.frames, blocks, flags=list(kind.flags))
+    return Stream(kind.format, file.samplerate, file.channels, file.frames, blocks, True, list(kind.flags))
 
 
 def _av_stream(container: av.container.InputContainer, path: bytes, kind: Kind) -> Stream:
     if not container.streams.audio:
         raise UnreadableAudio(path, "no audio stream inside")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise UnreadableAudio(path, "the audio inside is protected, damaged, or of a codec that FFmpeg does not know")
     guessed = not stream.duration or "no_xing" in kind.flags  # then from the bit rate of the first frames
     header = None if guessed else round(stream.duration * stream.time_base * stream.rate)
 
@@ -110,7 +114,7 @@ def _av_stream(container: av.container.InputContainer, path: bytes, kind: Kind) 
             raise _broken(path, position, header, error) from error
 
     channels = stream.codec_context.channels
-    return Stream(kind.format, stream.rate, channels, header, blocks, flags=list(kind.flags))
+    return Stream(kind.format, stream.rate, channels, header, blocks, False, list(kind.flags))
 
 
 def _float_blocks(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[np.ndarray]:

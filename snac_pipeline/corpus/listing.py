@@ -27,7 +27,7 @@ AUDIO_EXTENSIONS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
 
 FILES = {"path": pl.String, **STAT, "speaker": pl.String, "listed_duration": pl.Float64}
 
-_NOT_REGULAR = "not a regular file (fifo, socket or device)"
+_NOT_REGULAR = "not a regular file (folder, fifo, socket or device)"
 _STORE_REQUESTS = 16  # at a time, where each file of a list is in a store
 
 

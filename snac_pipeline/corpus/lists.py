@@ -111,9 +111,10 @@ def _read(file: str | Path, columns: Sequence[str]) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise PipelineError(f"{file} cannot be read as {suffix[1:]}: {str(error).splitlines()[0]}") from error
     named = [name for name in _PATH_COLUMNS if name in table.columns and table[name].null_count() < len(table)]
+    if table.is_empty():
+        raise PipelineError(f"{file} names no file: it has no rows")
     if len(named) != 1:
-        found = f"both {' and '.join(named)}" if named else f"only {', '.join(table.columns) or 'nothing'}"
-        raise PipelineError(f"{file}: one column `path` or `audio_filepath` has to name the files; there is {found}")
+        raise _wrong_columns(file, named or table.columns)
     if _LINE not in table.columns:
         table = table.with_row_index(_LINE, first)
     absent = [pl.lit(None, pl.String).alias(name) for name in columns if name not in table.columns]
@@ -123,8 +124,14 @@ def _read(file: str | Path, columns: Sequence[str]) -> pl.DataFrame:
     return table
 
 
+def _wrong_columns(file: str | Path, columns: Sequence[str]) -> PipelineError:
+    found = ("both " if set(columns) == set(_PATH_COLUMNS) else "only ") + (", ".join(columns) or "nothing")
+    return PipelineError(f"{file}: one column `path` or `audio_filepath` has to name the files; there is {found}")
+
+
 def _json_lines(file: str | Path, content: bytes, columns: Sequence[str]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
     for line, text in enumerate(content.decode("utf-8").split("\n"), 1):
         if not text.strip():
             continue
@@ -134,6 +141,9 @@ def _json_lines(file: str | Path, content: bytes, columns: Sequence[str]) -> pl.
             raise PipelineError(f"{file}, line {line}: not JSON: {error}; one object a line is read") from error
         if not isinstance(row, dict):
             raise PipelineError(f"{file}, line {line}: not a JSON object; one object a line is read")
+        names |= dict.fromkeys(row)
         texts = {name: str(row[name]) for name in columns if row.get(name) is not None}
         rows.append({_LINE: line, **texts})
+    if rows and names.keys().isdisjoint(_PATH_COLUMNS):
+        raise _wrong_columns(file, list(names))
     return pl.DataFrame(rows, schema={_LINE: pl.UInt32, **dict.fromkeys(columns, pl.String)})

@@ -21,7 +21,7 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet, write_parquet
 
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
-PROBE_REVISION = 2
+PROBE_REVISION = 3
 
 STAT = {
     "size": pl.Int64,

@@ -14,6 +14,9 @@ from snac_pipeline.files import stream_digest
 # A duration in the header of a compressed file counts whole codec frames and encoder delay; more is a real difference.
 _ROUNDED_HEADER_SECONDS = 0.1
 
+# A damaged rate makes hours of a second, or nothing of an hour, and weighs so in the split.
+_RATES = (1_000, 1_000_000)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -48,10 +51,12 @@ def digest_of(path: str | bytes | os.PathLike) -> str:
 def probe(path: str | bytes | os.PathLike) -> Facts:
     """Decode the whole file in blocks (memory independent of its length).
 
-    Raises UnreadableAudio with the reason: damage, no frames, samples that are not finite.
+    Raises UnreadableAudio with the reason: damage, no frames, samples that are not finite, an impossible rate.
     """
     num_frames, peak = 0, 0.0
     with open_stream(path) as stream:
+        if not _RATES[0] <= stream.sample_rate <= _RATES[1]:
+            raise UnreadableAudio(path, f"its header says {stream.sample_rate} Hz, which no recording of speech has")
         bandwidth = Bandwidth(stream.sample_rate)
         for block in stream.blocks(0, None):
             block_peak = float(max(block.max(), -block.min()))

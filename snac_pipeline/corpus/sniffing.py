@@ -1,6 +1,7 @@
 """What kind of audio a file is, by its first bytes (names lie), and what they say about the rest of it."""
 
 import os
+import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -16,6 +17,10 @@ EXTENSIONS = {
     "m4a": (".m4a",),
 }
 _UNKNOWN_SIZE = 0xFFFFFFFF
+
+_OGG_PAGE = struct.Struct("<4sx B 8x I 8x B")  # OggS, flags, serial number of the stream, segments
+_OGG_FIRST_PAGE = 2
+_OGG_LARGEST_PAGE = 27 + 255 + 255 * 255
 
 
 class UnreadableAudio(PipelineError):
@@ -51,6 +56,7 @@ def sniff(handle: BinaryIO) -> Kind:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav(handle, head)
     if head[:4] == b"OggS":
+        _refuse_chained(handle, head)
         return Kind("opus", "ogg") if b"OpusHead" in head[:128] else Kind("ogg")
     if head[4:8] == b"ftyp":
         return Kind("m4a", "mov")
@@ -65,6 +71,28 @@ def sniff(handle: BinaryIO) -> Kind:
     raise UnreadableAudio(handle.name, f"not audio: the first bytes are {head[:12]!r}")
 
 
+def _refuse_chained(handle: BinaryIO, head: bytes) -> None:
+    """Streams one after the other (two files joined, a radio's recording): libsndfile reads the first alone, FFmpeg
+    decodes the second one's headers as audio, and neither says so. The last page then is of a stream that no page at
+    the beginning has announced."""
+    announced, offset = set(), 0
+    while (page := head[offset : offset + _OGG_PAGE.size]).startswith(b"OggS") and len(page) == _OGG_PAGE.size:
+        _, flags, serial, segments = _OGG_PAGE.unpack(page)
+        if not flags & _OGG_FIRST_PAGE:
+            break
+        announced.add(serial)
+        lacing = offset + _OGG_PAGE.size
+        offset = lacing + segments + sum(head[lacing : lacing + segments])
+    size = handle.seek(0, os.SEEK_END)
+    handle.seek(max(0, size - _OGG_LARGEST_PAGE))
+    end = handle.read(_OGG_LARGEST_PAGE)
+    last = end[max(0, end.rfind(b"OggS\0")) :][: _OGG_PAGE.size]
+    if len(last) == _OGG_PAGE.size and last.startswith(b"OggS") and _OGG_PAGE.unpack(last)[2] not in announced:
+        raise UnreadableAudio(
+            handle.name, "streams one after the other (chained Ogg), which decoders read wrong; cut it into files"
+        )
+
+
 def _wav(handle: BinaryIO, head: bytes) -> Kind:
     """Compare the data chunk's size with the file's: 0 or all ones is a stream never closed, too large a file cut."""
     file_size = handle.seek(0, os.SEEK_END)
@@ -74,15 +102,26 @@ def _wav(handle: BinaryIO, head: bytes) -> Kind:
         handle.seek(offset)
         name, size = handle.read(4), int.from_bytes(handle.read(4), order)
         if name == b"data":
-            if head[:4] == b"RF64" and size == _UNKNOWN_SIZE:  # by design: the real size is in another chunk
-                return Kind("wav")
-            if size == 0 and file_size > offset + 8:
+            if head[:4] == b"RF64" and head[12:16] == b"ds64" and size == _UNKNOWN_SIZE:  # the real size is there
+                size = int.from_bytes(head[28:36], order)
+            if size == 0 and not _chunks_until_the_end(handle, offset + 8, file_size, order):
                 return Kind("wav", "wav", ("unclosed",))  # soundfile reads 0 frames
             if size == _UNKNOWN_SIZE:
                 return Kind("wav", None, ("unclosed",))
             return Kind("wav", None, ("truncated",) if offset + 8 + size > file_size else ())
         offset += 8 + size + size % 2
     return Kind("wav")
+
+
+def _chunks_until_the_end(handle: BinaryIO, offset: int, file_size: int, order: str) -> bool:
+    """Whether only other chunks (names, a date) follow an empty one, or nothing: then there is no audio to be found."""
+    while offset + 8 <= file_size:
+        handle.seek(offset)
+        name, size = handle.read(4), int.from_bytes(handle.read(4), order)
+        if not all(0x20 <= letter < 0x7F for letter in name):
+            return False
+        offset += 8 + size + size % 2
+    return offset in (file_size, file_size + 1)  # the last one's padding may be left out
 
 
 def _flac(first: bytes) -> Kind:

@@ -30,7 +30,7 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
             "the manifests are of a scan with a limit, so that nobody can tell which codes the other recordings need; "
             "scan without a limit first"
         )
-    temporary = [p for p in home.rglob(f"{TEMPORARY_PREFIX}*") if now - p.stat().st_mtime > A_DAY]
+    temporary = [path for path in home.rglob(f"{TEMPORARY_PREFIX}*") if now - _changed(path, now) > A_DAY]
     needed = read_utterances(home, list(settings.corpora), splits=False).select("digest")
     plans = {folder: plan_collection(folder, needed) for folder in sorted((home / "codes").glob("[!.]*"))}
     parts = [plan for of_folder in plans.values() for plan in of_folder]
@@ -55,6 +55,14 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
 def _unneeded_bytes(plan: Rewrite) -> int:
     """Size of the rows that are left behind, as far as the sizes of whole parts tell."""
     return plan.bytes * (plan.rows - plan.written) // plan.rows
+
+
+def _changed(path: Path, now: float) -> float:
+    """When; now, where its writer has just now finished with it."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return now
 
 
 def _size(path: Path) -> int:

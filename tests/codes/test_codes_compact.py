@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,19 @@ def test_groups_do_not_depend_on_the_order_of_files(tmp_path):
         run(folder, 12)
         written.append([part.name for part in part_files(folder)])
     assert written[0] == written[1] and len(np.unique(written[0])) == 3
+
+
+def test_twenty_times_the_parts_take_about_as_many_times_as_long_to_plan_and_not_the_square_of_it(
+    tmp_path, monkeypatch
+):
+    def seconds(parts: int) -> float:
+        digests = pl.Series("digest", range(200 * parts)).cast(pl.String)
+        held = pl.DataFrame({"digest": digests, "part": pl.Series(np.repeat(np.arange(parts, dtype=np.uint32), 200))})
+        monkeypatch.setattr(compact, "part_files", lambda folder: [folder / str(part) for part in range(parts)])
+        monkeypatch.setattr(compact, "held_digests", lambda files: held)
+        began = time.process_time()
+        assert len(plan_collection(tmp_path, held.gather_every(4))) == parts
+        return time.process_time() - began
+
+    few = max(0.01, min(seconds(100) for _ in range(3)))
+    assert seconds(2000) < 100 * few

@@ -7,13 +7,17 @@ from contextlib import closing
 import made_codes as made
 import numpy as np
 import pytest
+import soundfile
 import torch
 from geometries import PUBLISHED, build, thin, white
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.encode import encode_array, encode_in_memory
 from snac_pipeline.codes.reading import InlineReader, Read, Readers, read_window
+from snac_pipeline.corpus import decoding, read_audio
+from snac_pipeline.corpus.audio import InOrder
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import content_digest
 
 RATE = 24_000
 
@@ -107,4 +111,21 @@ def test_a_window_that_was_read_before_is_not_hashed_again(corpus):
     """Only a file's first window is checked: the hash of an hour's recording costs its reading."""
     file = sorted(corpus.rglob("*.wav"))[-1]
     out = np.empty((1, 100), np.float32)
-    assert read_window(Read([("another", str(file))], 100, 100), RATE, out) == [None]
+    assert read_window(Read([("another", str(file))], 100, 100), RATE, out, InOrder()) == [None]
+
+
+def test_a_long_recording_that_has_to_be_decoded_from_its_beginning_is_so_twice_at_most(tmp_path, monkeypatch):
+    """Once for its first window, which may be all of it, and once for all others."""
+    file = tmp_path / "a.mp3"
+    soundfile.write(file, np.random.default_rng(0).normal(size=10 * RATE) / 10, RATE)
+    reads = [Read([(content_digest(file), str(file))], start, 4_800) for start in range(0, 10 * RATE, 4_800)]
+    seconds, straight = [], decoding._float_blocks
+    monkeypatch.setattr(decoding, "BLOCK_FRAMES", 1_000)
+    monkeypatch.setattr(
+        decoding, "_float_blocks", lambda *a: (seconds.append(len(b) / RATE) or b for b in straight(*a))
+    )
+    whole = read_audio(file, RATE)
+    seconds.clear()
+    windows = [audio[0] for audio, errors in InlineReader(RATE).read(reads) if errors == [None]]
+    np.testing.assert_array_equal(np.concatenate(windows)[: len(whole)], whole)
+    assert sum(seconds) < 11

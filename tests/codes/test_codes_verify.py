@@ -10,7 +10,7 @@ import torch
 from geometries import PUBLISHED, build, thin
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codes.parts import QUARANTINE, part_files, part_metadata
+from snac_pipeline.codes.parts import QUARANTINE, encode_quarantine, part_files, part_metadata
 from snac_pipeline.codes.precision import TOLERANCES, Tolerance
 from snac_pipeline.codes.verify import Differences, check_codes, compare_sample, judge
 from snac_pipeline.files import write_parquet
@@ -201,7 +201,7 @@ def test_the_check_lists_every_damaged_part_and_goes_on(own, cached):
         assert error.startswith(f"{file} is damaged") and "delete it" in error
 
 
-def test_every_utterance_is_cached_or_set_aside_and_not_both(own, cached):
+def test_every_utterance_is_cached_or_set_aside_and_not_both(own, cached, codec):
     parts, utterances = own[2], cached[1]
     lost = part_files(parts)[0]
     gone = [digest for digest, part in made.places(parts).items() if part == lost]
@@ -219,6 +219,9 @@ def test_every_utterance_is_cached_or_set_aside_and_not_both(own, cached):
     set_aside([*gone, both])
     [error] = check_codes(parts, utterances, SPEC)
     assert error.startswith("1 utterances are cached and also in the quarantine") and both in error
+    made.cache(codec, utterances, own[0])  # as the error says
+    assert check_codes(parts, utterances, SPEC) == []
+    assert list(encode_quarantine(parts)["digest"]) == sorted(gone)
 
 
 def test_a_part_of_another_codec_is_told(own, cached):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_audio import encode, noise, write
 
-from snac_pipeline.corpus import RESAMPLER, read_audio, resampled_length
-from snac_pipeline.corpus.audio import _source_window
+from snac_pipeline.corpus import RESAMPLER, decoding, read_audio, resampled_length
+from snac_pipeline.corpus.audio import InOrder, _source_window
 from snac_pipeline.errors import PipelineError
 
 RATES = [(16_000, 24_000), (22_050, 24_000), (48_000, 24_000), (16_000, 48_000), (44_100, 24_000), (24_000, 24_000)]
@@ -96,6 +96,39 @@ def test_compressed_files_are_read_whole_and_their_slices_agree(tmp_path, name, 
     whole = read_audio(path, 24_000)
     assert 3.0 <= len(whole) / 24_000 < 3.1  # codecs pad to whole frames, and only some tell it
     np.testing.assert_allclose(read_audio(path, 24_000, 31_234, 24_000), whole[31_234:55_234], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["a.opus", "a.m4a", "a.mp3", "a.flac"])
+@pytest.mark.parametrize(
+    "starts", [range(0, 36_000, 4_800), [2_400, 30_000, 31_000, 1_000, 90_000]], ids=["all", "some"]
+)
+def test_stretches_read_in_order_are_the_slices_and_each_file_is_decoded_once(tmp_path, monkeypatch, name, starts):
+    codec, rate = {"a.opus": ("libopus", 48_000), "a.m4a": ("aac", 44_100)}.get(name, ("libmp3lame", 44_100))
+    path = write(tmp_path / name, seconds=3) if name == "a.flac" else encode(tmp_path / name, codec, rate)
+    monkeypatch.setattr(decoding, "BLOCK_FRAMES", 1000)
+    slices = [read_audio(path, 24_000, start, 6_000) for start in starts]
+    frames, straight = [], decoding._float_blocks
+    monkeypatch.setattr(decoding, "_float_blocks", lambda *a: (frames.append(len(b)) or b for b in straight(*a)))
+    reader = InOrder()
+    for start, expected in zip(starts, slices, strict=True):
+        np.testing.assert_array_equal(reader.read(path, 24_000, start, 6_000), expected)
+    reader.close()
+    if isinstance(starts, range) and name != "a.flac":
+        assert 39_600 * rate // 24_000 <= sum(frames) < 45_000 * rate // 24_000
+
+
+def test_a_file_that_fails_in_the_middle_of_its_stretches_is_named_and_another_is_read(tmp_path):
+    path = encode(tmp_path / "cut.mp3", "libmp3lame", 44_100, seconds=10)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+    path.write_bytes(content)
+    reader, other = InOrder(), encode(tmp_path / "other.mp3", "libmp3lame", 44_100)
+    reader.read(path, 24_000, 0, 6_000)
+    for _ in range(2):
+        with pytest.raises(PipelineError, match="decoding fails after"):
+            reader.read(path, 24_000, 120_000, 6_000)
+    expected = read_audio(other, 24_000, 24_000, 6_000)
+    np.testing.assert_array_equal(reader.read(other, 24_000, 24_000, 6_000), expected)
 
 
 def test_ogg_vorbis_slices_agree(tmp_path):

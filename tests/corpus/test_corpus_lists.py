@@ -156,7 +156,12 @@ WRONG = {
     "columns.csv": ("file,who\na/1.wav,x\n", "one column `path` or `audio_filepath`.*only file, who"),
     "ragged.csv": ("path\na,b\n", "cannot be read as csv"),
     "empty.csv": ("", "cannot be read as csv"),
-    "empty.jsonl": ("", "one column `path`"),
+    "empty.jsonl": ("", "has no rows"),
+    "header.csv": ("path,speaker\n", "has no rows"),
+    "lhotse.jsonl": (
+        '{"id": "1", "sources": [], "duration": 1}\n',
+        "has to name the files; there is only id, sources, dur",
+    ),
     "text.parquet": ("not parquet", "cannot be read as parquet"),
     "latin1.csv": (b"path\nb\xe9.wav\n", "cannot be read as csv"),
 }

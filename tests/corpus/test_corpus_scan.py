@@ -121,6 +121,26 @@ def _unclosed(path, size):
     path.write_bytes(content)
 
 
+def _joined(path):
+    other = path.with_name(f"other{path.suffix}")
+    for seconds, file in enumerate((path, other), 2):
+        encode(file, "libopus", 48_000, seconds) if path.suffix == ".opus" else write(file, seconds, seconds)
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    other.unlink()
+
+
+def _changed(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+def _empty_with_tags(path):
+    """What tags follow an empty data chunk are no samples of it."""
+    content = write(path, seconds=0).read_bytes() + b"LIST\x0c\0\0\0INFOINAM\0\0\0\0"
+    path.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+
+
 BAD = {
     "text.wav": (lambda p: p.write_text("this is not audio"), "not audio"),
     "empty.flac": (lambda p: p.touch(), "empty"),
@@ -132,6 +152,17 @@ BAD = {
     ),
     "flip.flac": (_flip, "decoding fails after"),
     "hole.ogg": (_hole, "damaged"),
+    "joined.ogg": (_joined, "one after the other"),
+    "joined.opus": (_joined, "one after the other"),
+    "empty_with_tags.wav": (_empty_with_tags, "0 frames"),
+    "40_hertz.wav": (
+        lambda p: _changed(write(p), RATE.to_bytes(4, "little"), (40).to_bytes(4, "little")),
+        "its header says 40 Hz",
+    ),
+    "unknown_codec.m4a": (
+        lambda p: _changed(encode(p, "aac", 44_100), b"stsd", b"none"),
+        "codec that FFmpeg does not know",
+    ),
     "nan.wav": (lambda p: _with_sample(p, np.nan), "not finite"),
     "infinity.wav": (lambda p: _with_sample(p, -np.inf), "not finite"),
     "pipe.wav": (os.mkfifo, "not a regular file"),
@@ -186,6 +217,7 @@ def test_files_and_folders_without_permission_are_quarantined_and_come_back(root
 
 FLAGGED = {
     "truncated.wav": (lambda p: (write(p, seconds=2), _cut(p, 0.5)), ["truncated"]),
+    "truncated_rf64.wav": (lambda p: (write(p, seconds=2, format="RF64"), _cut(p, 0.5)), ["truncated"]),
     "loud.wav": (lambda p: soundfile.write(p, noise() * 30, RATE, subtype="FLOAT"), ["over_full_scale"]),
     "silent.wav": (lambda p: soundfile.write(p, noise() * 0, RATE), ["silent"]),
     "flac_inside.wav": (lambda p: soundfile.write(p, noise(), RATE, format="FLAC"), ["wrong_extension"]),

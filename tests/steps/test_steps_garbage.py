@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from pathlib import Path
 
 import made_codes as made
 import pyarrow as pa
@@ -99,6 +100,11 @@ def test_what_a_killed_process_left_goes_after_a_day(own):
     found = collect_garbage(own, delete=True)
     assert (found["temporary"], found["bytes"]) == (1, len(b"half a part"))
     assert not left.exists()
+
+
+def test_temporary_files_that_go_while_they_are_looked_for_are_nobodys_trouble(own, monkeypatch):
+    monkeypatch.setattr(Path, "rglob", lambda home, pattern: [home / ".tmp-finished"])
+    assert collect_garbage(own, delete=False)["temporary"] == 0
 
 
 def test_after_a_scan_with_a_limit_nobody_knows_what_is_needed(own):

@@ -1,11 +1,24 @@
-"""Assets of the group `decoders`: fine-tuned decoders for the codes that are there already."""
+"""Assets of the group `decoders`: fine-tuned decoders for the codes that are there already.
 
-from collections.abc import Collection, Mapping
+Their config is the recipe: the Launchpad opens with that of the settings, and a run with another one is a run of its
+own, which everything after it then uses.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
+import yaml
 
 from assets.materialized import shown
+from assets.recipe_config import recipe_schema
 from resources import PipelineResource
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import value_digest
+from snac_pipeline.settings import parse_model
+from snac_pipeline.training.recipe import Recipe
 
 GROUP = "decoders"
 
@@ -16,31 +29,55 @@ DESCRIPTIONS = {
 }
 
 
-def decoder_assets(starts_from: Mapping[str, str], restoring: Collection[str]) -> list[dg.AssetsDefinition]:
-    """One asset per decoder; `starts_from` says for each what it starts from: another of them, or base_codec.
+class Decoder(NamedTuple):
+    """What the settings say of a decoder: base_codec or the decoder it starts from, and the recipe with the overlay."""
 
-    restoring: those whose targets are restored audio.
-    """
-    return [_decoder(name, start, name in restoring) for name, start in starts_from.items()]
+    starts_from: str
+    recipe: Recipe
 
 
-def _decoder(name: str, start: str, restoring: bool) -> dg.AssetsDefinition:
+def decoder_assets(decoders: Mapping[str, Decoder]) -> list[dg.AssetsDefinition]:
+    """One asset per decoder."""
+    return [_decoder(name, *decoder) for name, decoder in decoders.items()]
+
+
+def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
     @dg.asset(
         name=name,
-        deps=["splits", "code_cache", start, *(["restored_audio"] if restoring else [])],
+        deps=["splits", "code_cache", start, *(["restored_audio"] if recipe.targets == "restored" else [])],
         group_name=GROUP,
-        code_version="1",
+        code_version=f"1-{value_digest(recipe.identity())[:12]}",  # a recipe that changed makes the asset stale
         kinds={"torch"},
-        description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step.",
+        description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step. "
+        "Its config is the recipe: change it in the Launchpad for a run with another one.",
+        config_schema=recipe_schema(recipe),
     )
     def decoder(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
-        result = pipeline.run(context, "train", name)
+        config = context.op_execution_context.op_config
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "recipe.yaml"
+            file.write_text(_checked(name, config))
+            result = pipeline.run(context, "train", name, "--recipe", str(file))
         by_rate = {
             f"{label}_{rate}": value
             for label, field in (("loss_before", "baseline"), ("loss", "final"), ("improvement", "improvement"))
             for rate, value in result[field].items()
         }
-        rest = shown(result, paths=["run", "model"], pictures=["curve"], hide=["baseline", "final", "improvement"])
+        rest = shown(
+            result,
+            paths=["run", "model"],
+            pictures=["curve", "samples"],
+            hide=["baseline", "final", "improvement"],
+        )
         return dg.MaterializeResult(data_version=dg.DataVersion(result["weights_digest"]), metadata={**by_rate, **rest})
 
     return decoder
+
+
+def _checked(name: str, config: Mapping) -> str:
+    """The config as a recipe file; what is wrong with it fails the step before anything is read or trained."""
+    try:
+        recipe = parse_model(Recipe, dict(config), f"config of {name}")
+    except PipelineError as error:
+        raise dg.Failure(str(error)) from None
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

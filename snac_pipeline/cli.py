@@ -178,7 +178,7 @@ def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     if options.device:
         settings = settings.model_copy(update={"devices": options.device})
     try:
-        return train(settings, options.what, on_event, resume=options.resume)
+        return train(settings, options.what, on_event, options.recipe, resume=options.resume)
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from interrupted
 
@@ -219,6 +219,15 @@ def _recipe_import(options: argparse.Namespace) -> Result:
     written = f"wrote {options.output}; it says on top what belongs in pipeline.yaml:\n{imported.pipeline_lines()}"
     print(written if options.output else imported.text(), end="", flush=True)
     return {}
+
+
+def _export(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.steps.export import Wanted, export
+
+    wanted = Wanted(
+        options.run, options.to, options.head, options.license, options.force, options.push, options.private
+    )
+    return export(settings, wanted, on_event)
 
 
 def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -337,12 +346,16 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         _train,
         "train a decoder of the settings, or a recipe; goes on where it stopped",
-        "  snac-pipeline train decoder_24khz\n  snac-pipeline train recipes/scratch.yaml\n"
+        "  snac-pipeline train decoder_24khz\n  snac-pipeline train decoder_24khz --recipe tried.yaml\n"
+        "  snac-pipeline train recipes/scratch.yaml\n"
         "  nohup snac-pipeline train recipes/phase12.yaml --device 0 &\n"
         "  snac-pipeline train decoder_24khz --device 0 --device 1 --resume\n"
         "  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m snac_pipeline.cli train decoder_24khz",
     )
     train.add_argument("what", help="decoder_24khz, decoder_48khz, decoder_dual_head, or a recipe file")
+    train.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="train the decoder by this whole recipe, not by the settings'"
+    )
     train.add_argument(
         "--device",
         action="append",
@@ -377,6 +390,21 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--output", type=Path, metavar="FILE", help="import: write the recipe, instead of printing it")
     recipe.add_argument("--ignore", action="append", default=[], metavar="KEY", help="import: leave out this key")
     recipe.set_defaults(wrong_use=recipe.error)
+    export = add(
+        "export",
+        _export,
+        "a trained decoder for others: a codec folder with its model card, or a model on the hub",
+        "  snac-pipeline export decoder_24khz --to exported --license cc-by-4.0\n"
+        "  snac-pipeline export decoder_dual_head --to exported-24khz --head 24000\n"
+        "  snac-pipeline export phase10-0123456789ab --to hub:me/my-codec --license mit --push",
+    )
+    export.add_argument("run", help="a decoder of the settings, a run's name, or a run's folder")
+    export.add_argument("--to", required=True, metavar="DIR|hub:OWNER/NAME", help="where to; hub: uploads with --push")
+    export.add_argument("--head", type=_positive, metavar="HZ", help="only the output at this rate")
+    export.add_argument("--license", metavar="ID", help="licence of the weights, for the card: mit, cc-by-4.0, ...")
+    export.add_argument("--force", action="store_true", help="replace a folder that is no export, with all in it")
+    export.add_argument("--push", action="store_true", help="upload to the hub (HF_TOKEN, or a login)")
+    export.add_argument("--private", action="store_true", help="a repository that --push makes is private")
     add("status", _status, "what is there: corpora, codes, and runs with how far they are", "  snac-pipeline status")
     demo = add(
         "demo",

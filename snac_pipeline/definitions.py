@@ -35,12 +35,15 @@ def build_defs(
     """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
     file = settings_path(settings_file).resolve()
     settings = load_settings(file)
-    for name, decoder in settings.training.decoders.items():  # wrong ones are refused now, not hours later
-        recipe = load_recipe(decoder.recipe, settings.training.overlay)
+    recipes = {  # wrong ones are refused now, not hours later
+        name: load_recipe(decoder.recipe, settings.training.overlay)
+        for name, decoder in settings.training.decoders.items()
+    }
+    for name, recipe in recipes.items():
         if recipe.targets == "restored" and settings.restorer.source is None:
             raise PipelineError(f"{file}: the targets of {name} are `restored`; name a restorer in `restorer.source`")
     return dg.Definitions(
-        assets=all_assets(settings),
+        assets=all_assets(settings, recipes),
         jobs=_jobs(settings),
         schedules=[
             dg.ScheduleDefinition(

@@ -32,7 +32,7 @@ DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 class Section(pydantic.BaseModel):
     """A part of the settings: unknown keys are refused, values do not change."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CorpusSettings(Section):

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import (
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -124,10 +126,47 @@ def save(model: nn.Module, folder: Path) -> Path:
     if others:
         raise PipelineError(f"{folder} holds {others[0]}, which is no part of a codec; save into a new or empty folder")
     with atomic_folder(folder) as temporary:
-        write_json(temporary / "config.json", model.spec.to_dict())
-        state = {key: value.contiguous() for key, value in model.state_dict().items()}
-        safetensors.torch.save_file(state, temporary / SAFETENSORS, metadata={"format": "pt"})
+        write_codec(model, temporary)
     return folder
+
+
+def write_codec(model: nn.Module, folder: Path, *, pickled: bool = False) -> None:
+    """Write config.json and model.safetensors into `folder`, and with `pickled` pytorch_model.bin, which is all that
+    the PyPI package reads."""
+    write_json(folder / "config.json", model.spec.to_dict())
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, folder / SAFETENSORS, metadata={"format": "pt"})
+    if pickled:
+        torch.save(state, folder / PICKLE)
+
+
+def push(folder: Path, name: str, message: str, *, private: bool = False) -> str:
+    """Upload the files of a codec folder to the hub as one commit, into a model repository that is made if need be.
+
+    Weights of an earlier codec there that `folder` lacks are deleted in the same commit. The token is that of the
+    environment (HF_TOKEN) or of a login. Returns the commit's address.
+    Raises PipelineError, in one sentence, when the hub cannot be reached or does not take it.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    hub = HfApi()
+    try:
+        repository = hub.create_repo(name, exist_ok=True, private=private or None).repo_id
+        gone = CODEC_FILES & set(hub.list_repo_files(repository)) - {file.name for file in files}
+        operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(gone)]
+        return hub.create_commit(repository, operations, commit_message=message).commit_url
+    except HFValidationError as error:
+        raise PipelineError(f"{name} is no valid hub id; give owner/name") from error
+    except OfflineModeIsEnabled as error:
+        raise PipelineError(f"HF_HUB_OFFLINE is set, so {name} cannot be uploaded; unset it and run again") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        mend = "set HF_TOKEN to a token that may write there" if status in (401, 403) else "try again later"
+        raise PipelineError(f"the hub did not take {name} ({first_line(error)}); {mend}") from error
+    except Exception as error:  # the transport's own errors; see `resolve`
+        raise PipelineError(
+            f"{name} could not be uploaded ({first_line(error)}); check the connection, and run again"
+        ) from error
 
 
 def weights_digest(state: dict[str, torch.Tensor], prefixes: tuple[str, ...] = ("",)) -> str:

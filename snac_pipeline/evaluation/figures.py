@@ -7,6 +7,7 @@ light and the dark page.
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from snac_pipeline.evaluation.listening import Clip
 from snac_pipeline.evaluation.registry import Metric
 from snac_pipeline.evaluation.summary import paired_differences
+from snac_pipeline.files import atomic_file
 
 INK, MUTED, LINE, GOOD = "#010101", "#020202", "#030303", "#040404"
 SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
@@ -141,6 +143,26 @@ def spectrogram_uris(clips: Sequence[Clip]) -> list[str]:
     pictures = [_spectrogram(clip, top) for clip in clips]
     peak = pictures[0].max()
     return [_png(np.clip((picture - peak) / DYNAMIC_RANGE + 1, 0, 1)) for picture in pictures]
+
+
+def draw_spectrograms(path: Path, rows: Sequence[Sequence[Clip]]) -> None:
+    """Write one small PNG (some 40 kB): a row of spectrograms for each list of clips, on axes and scale as above."""
+    height, width = len(rows), len(rows[0])
+    with matplotlib.rc_context({"font.size": 7}):
+        figure = Figure(figsize=(2.6 * width, 0.3 + 1.3 * height), dpi=80, layout="constrained")
+        for line, clips in zip(figure.subplots(height, width, squeeze=False), rows, strict=True):
+            top = max(clip.sample_rate for clip in clips)
+            pictures = [_spectrogram(clip, top) for clip in clips]
+            peak = pictures[0].max()
+            for axes, clip, picture in zip(line, clips, pictures, strict=True):
+                extent = (0, len(clip.audio_T) / clip.sample_rate, 0, top / 2000)
+                axes.imshow(picture, cmap="magma", vmin=peak - DYNAMIC_RANGE, vmax=peak, extent=extent, aspect="auto")
+                axes.set_title(clip.name, fontsize=7)
+                axes.set(ylabel="kHz" if axes is line[0] else "")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    with atomic_file(path) as temporary:
+        Image.open(buffer).convert("RGB").quantize(32).save(temporary, "PNG", optimize=True)
 
 
 def _spectrogram(clip: Clip, top_rate: int) -> np.ndarray:

@@ -44,8 +44,6 @@ class OlderConfig(Section):
     """The keys that are understood, each with what it becomes; all may be left out, and are then as in the shipped
     recipe of the phase."""
 
-    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
-
     phase: Literal[10, 11, 12, "10", "11", "12", "phase10", "phase11", "phase12"] | None = None
     """The phase, where `--phase` does not say it."""
     num_epochs: int | None = _also("num_epochs", "epochs")

@@ -220,7 +220,8 @@ class Recipe(Section):
         if "double" not in self.heads and self.targets != "resampled":
             raise ValueError(f"targets `{self.targets}` are those of a double head, but heads has no `double`")
         for name, head in self.heads.items():
-            if name != "double" and head.model_fields_set & {"init", "upsampler"}:
+            # By value, since a recipe that was written out names every field.
+            if name != "double" and (head.init, head.upsampler) != (Head().init, Head().upsampler):
                 raise ValueError(f"heads.{name}: `init` and `upsampler` are about a new `double` head only")
             if head.init == "copy" and head.upsampler != "dense":
                 raise ValueError("heads.double: init `copy` needs `upsampler: dense`, which is as wide as its source")

@@ -185,7 +185,7 @@ def _train(run: Run, device: str, on_event: OnEvent, tracker: TrackerName, ranks
     if ranks.first:
         model.save_pretrained(folder / "model")
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        draw_curve(folder / "curve.png", history, trained["baseline"])
+        draw_curve(folder / "curve.png", history, trained["baseline"], recipe)
     return {
         **trained,
         **run.targets,

@@ -55,10 +55,27 @@ class Project:
         """Run a job from the command line."""
         return self.dagster("job", "execute", "-m", "snac_pipeline.definitions", "-j", job, "-c", CONSOLE, *arguments)
 
-    def run(self, job: str, **tags: str) -> None:
-        """Run a job in this process, with more run tags. It must succeed."""
+    def run(self, job: str, *, must_succeed: bool = True, config: dict | None = None, **tags: str) -> str:
+        """Run a job in this process, with what the Launchpad would add: config by asset, and run tags; its run id."""
+        run_config = {"ops": {asset: {"config": values} for asset, values in (config or {}).items()}}
         with self.instance() as instance:
-            build_defs(self.settings_file).resolve_job_def(job).execute_in_process(instance=instance, tags=tags)
+            return (
+                build_defs(self.settings_file)
+                .resolve_job_def(job)
+                .execute_in_process(instance=instance, tags=tags, run_config=run_config, raise_on_error=must_succeed)
+                .run_id
+            )
+
+    def log(self, run_id: str) -> str:
+        """All that a run said, a line for each event, with the sentences of what failed."""
+        with self.instance() as instance:
+            lines = []
+            for entry in instance.all_logs(run_id):
+                lines.append(entry.user_message)
+                event = entry.dagster_event
+                if event and event.is_step_failure and event.step_failure_data.user_failure_data:
+                    lines.append(event.step_failure_data.user_failure_data.description)
+            return "\n".join(lines)
 
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.folder / ".dagster"))

@@ -10,6 +10,7 @@ import pytest
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.parts import part_files
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import write_json, write_text
 from snac_pipeline.steps.codes import base_codec, cache, codes_of, compact_codes, describe_codec, verify_codes
 from snac_pipeline.steps.corpus import scan_corpus, split_corpora
 from snac_pipeline.steps.tokens import analyze
@@ -73,6 +74,16 @@ def test_nothing_is_trained_yet_and_a_limit_is_a_run_of_its_own(settings):
     whole, few = decoder_run(settings, "decoder_24khz"), decoder_run(limited, "decoder_24khz")
     assert whole.folder != few.folder and len(few.train_rows) == 2
     assert decoder_run(settings, "decoder_24khz").folder == whole.folder
+
+
+def test_a_decoder_by_a_recipe_that_is_none_any_more_asks_to_be_trained_again(settings, tmp_path):
+    moved = settings.model_copy(update={"home": tmp_path})
+    run = tmp_path / "runs" / "phase10-old"
+    write_json(run / "result.json", {})
+    write_json(tmp_path / "decoders" / "decoder_24khz.json", {"run": run.name})
+    write_text(run / "recipe.yaml", "phase: phase10\nbatch_siz: 4\n")
+    with pytest.raises(PipelineError, match=r"decoder_24khz was trained by .* train it again .*`batch_siz`"):
+        decoder_run(moved, "decoder_24khz")
 
 
 def with_caching(settings, **changes):

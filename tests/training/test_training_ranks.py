@@ -16,6 +16,7 @@ from made_training import (
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.engine import ChildFailed
+from snac_pipeline.files import read_json
 from snac_pipeline.settings import load_settings
 from snac_pipeline.steps.training import train
 from snac_pipeline.training.ranks import Ranks
@@ -128,5 +129,8 @@ def test_several_devices_are_several_processes_and_one_that_is_lost_is_told(home
     with pytest.raises(ChildFailed, match="one of the 2 processes of this training was lost") as error:
         train(settings, "decoder_24khz", kill)
     assert "run it again to go on from the last checkpoint" in str(error.value)
-    result = train(settings, "decoder_24khz", lambda event: None)
+    tried = recipe.rename(home.folder / "tried.yaml")
+    recipe.write_text(json.dumps({**TOGETHER, "batch_size": 2}))
+    result = train(settings, "decoder_24khz", lambda event: None, tried)
+    assert result["run"] == str(run) and read_json(home.work / "decoders" / "decoder_24khz.json") == {"run": run.name}
     assert result["weights_digest"] == both[0].plan(recipe_of(TOGETHER)).result()["weights_digest"]

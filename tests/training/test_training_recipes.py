@@ -39,6 +39,13 @@ def test_a_shipped_recipe_is_that_of_its_name_and_the_demo_fits_over_it(name):
     assert demo.heads.keys() == shipped(name).heads.keys()
 
 
+@pytest.mark.parametrize("name", [*PHASES, "scratch"])
+def test_a_recipe_that_was_written_out_whole_is_the_same_recipe(tmp_path, name):
+    """As a run's folder has it, and a decoder's config in Dagster."""
+    content = shipped(name).model_dump(mode="json")
+    assert load_recipe(written(tmp_path, content)) == shipped(name)
+
+
 NATIVE_SCALES, DOUBLE_SCALES = [1024, 2048, 4096], [1024, 2048, 4096, 8192]
 
 TABLE = {

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from made_training import PHASE12, recipe_of
 
+from snac_pipeline.training.curve import learning_rates
 from snac_pipeline.training.recipe import Stage
 from snac_pipeline.training.schedules import learning_rate_factor
 
@@ -57,3 +59,12 @@ def test_a_stage_shorter_than_its_warm_up_only_rises(steps):
 
 def test_constant_is_constant():
     assert set(factors(9, schedule="constant")) == {1.0}
+
+
+def test_the_curve_shows_each_group_at_its_own_rate_while_it_is_trained():
+    recipe = recipe_of(PHASE12)
+    measured = {"step": 3, "epoch": 0, "val_8000": 1.0}
+    history = [{"step": 2, "epoch": 0, "rate": 0.5}, measured, {"step": 4, "epoch": 1, "rate": 0.1}]
+    assert learning_rates(history, recipe) == {
+        "double_head": [(2, 2e-3 * 0.5), (4, 2e-3 * 0.1)], "trunk": [(4, 1e-3 * 0.1)], "native_head": [(4, 5e-4 * 0.1)],
+    }  # fmt: skip

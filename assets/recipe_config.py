@@ -1,0 +1,70 @@
+"""A recipe as a Dagster config schema: what the Launchpad opens with, documents and checks.
+
+In: a recipe. Out: its fields with its values as defaults. Names and types are refused by Dagster, before a run starts;
+ranges, and what only holds for several fields together, by `Recipe` itself at the start of the step.
+"""
+
+import functools
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import dagster as dg
+import pydantic
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from snac_pipeline.training.recipe import Recipe
+
+SCALARS = {bool: bool, int: int, float: float, str: str}
+
+
+def recipe_schema(recipe: Recipe) -> dict[str, dg.Field]:
+    """The config schema whose defaults are `recipe`."""
+    return _fields(Recipe, recipe.model_dump(mode="json"))
+
+
+def _fields(model: type[pydantic.BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:
+    """Fields of `model` with `values` as defaults, or without these with its own defaults."""
+    fields = {}
+    for name, info in model.model_fields.items():
+        default = info.get_default(call_default_factory=True) if values is None else values[name]
+        if default is PydanticUndefined:
+            fields[name] = dg.Field(_type(info.annotation), description=info.description)
+        elif _is_section(info.annotation):
+            nested = to_jsonable_python(default)
+            fields[name] = dg.Field(dg.Shape(_fields(info.annotation, nested)), description=info.description)
+        else:
+            value = to_jsonable_python(default)
+            fields[name] = dg.Field(
+                _type(info.annotation), default_value=value, is_required=False, description=info.description
+            )
+    return fields
+
+
+def _type(annotation: Any) -> Any:
+    """The config type of a field's annotation; Any where Dagster has none that says it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not types.NoneType]
+        return dg.Noneable(_type(kinds[0])) if len(kinds) == 1 < len(arguments) else dg.Any
+    if origin is Literal:
+        return _choice(arguments) if all(isinstance(value, str) for value in arguments) else dg.Any
+    if origin in (list, tuple):
+        return dg.Array(_type(arguments[0]))
+    if origin is dict:
+        return dg.Permissive() if arguments[1] is Any else dg.Map(str, _type(arguments[1]))
+    if _is_section(annotation):
+        return dg.Shape(_fields(annotation))
+    return SCALARS.get(annotation, dg.Any)
+
+
+@functools.cache
+def _choice(values: tuple[str, ...]) -> dg.Enum:
+    """One of some words. Dagster knows enums by their names, which therefore follow from the words."""
+    return dg.Enum("_or_".join(values), [dg.EnumValue(value) for value in values])
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)

@@ -1,0 +1,220 @@
+"""Decoders in Dagster: the Launchpad's config is the recipe, a run is continued or begun anew, and says why."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
+from made_project import REPOSITORY, Project
+
+from snac_pipeline.definitions import build_defs
+from snac_pipeline.engine.child import MARK
+from snac_pipeline.files import read_json
+from snac_pipeline.settings import load_settings
+from snac_pipeline.training.recipe import Recipe, load_recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # made_training
+
+JOB, DECODER = "train_phase10", "decoder_24khz"
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """Speech with codes, and nothing trained."""
+    from made_training import CODEC, make_home
+
+    from snac_pipeline.codec import SNAC, CodecSpec
+
+    return make_home(tmp_path_factory.mktemp("cached"), SNAC(CodecSpec.from_dict(CODEC)).eval())
+
+
+@pytest.fixture
+def speech(cached, tmp_path) -> Project:
+    """The same with a home of its own."""
+    cached.copy(tmp_path)
+    (tmp_path / ".dagster").mkdir()
+    shutil.copy(REPOSITORY / "resources" / "dagster.yaml", tmp_path / ".dagster")
+    project = Project(tmp_path)
+    write_recipe(project, epochs=1)
+    return project
+
+
+def write_recipe(project: Project, epochs: int, **changes) -> None:
+    from made_training import PHASE10
+
+    recipe = {
+        **PHASE10,
+        "stages": [{**PHASE10["stages"][0], "epochs": epochs}],
+        "curriculum": [{"epochs": epochs, "seconds": 0.25}],
+        "checkpoints": {"every_steps": 1},
+        **changes,
+    }
+    (project.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def shown(project: Project) -> dict:
+    return {name: value.value for name, value in project.newest(DECODER).metadata.items()}
+
+
+# ---- the Launchpad ---------------------------------------------------------------------------------------------------
+
+
+def launchpad(job: dg.JobDefinition) -> dict:
+    """What the UI's Launchpad opens with (its query is rootDefaultYaml)."""
+    snapshot = JobSnap.from_job_def(job)
+    schema = snapshot.config_schema_snapshot
+    root = schema.get_config_snap(snapshot.mode_def_snaps[0].root_config_key)
+    return yaml.safe_load(default_values_yaml_from_type_snap(schema, root))
+
+
+@pytest.mark.parametrize("overlay", [None, "demo.yaml"])
+def test_the_launchpad_opens_with_the_whole_recipe_of_the_settings(project, overlay):
+    settings = yaml.safe_load(project.settings_file.read_text())["training"]
+    layer = overlay and str(REPOSITORY / "recipes" / overlay)
+    project.change_settings(training={**settings, "overlay": layer})
+    defs = build_defs(project.settings_file)
+    for job, phase in (("train_phase10", 10), ("train_phase11", 11), ("train_phase12", 12)):
+        recipe = load_recipe(REPOSITORY / f"recipes/phase{phase}.yaml", layer)
+        [op] = launchpad(defs.resolve_job_def(job))["ops"].values()
+        assert Recipe.model_validate(op["config"]) == recipe
+        assert set(op["config"]) >= {"batch_size", "stages", "curriculum", "losses", "heads"}
+
+
+def test_a_changed_field_leaves_the_others_as_the_recipe_has_them(project):
+    job = build_defs(project.settings_file).resolve_job_def(JOB)
+    change = {"batch_size": 7, "optimizer": {"grad_clip": 2.0}}
+    resolved = dg.validate_run_config(job, {"ops": {DECODER: {"config": change}}})
+    recipe = load_recipe(REPOSITORY / "recipes/phase10.yaml")
+    optimizer = recipe.optimizer.model_copy(update={"grad_clip": 2.0})
+    expected = recipe.model_copy(update={"batch_size": 7, "optimizer": optimizer})
+    assert Recipe.model_validate(resolved["ops"][DECODER]["config"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"batchsize": 4}, "batchsize"),
+        ({"batch_size": "many"}, "config:batch_size"),
+        ({"optimizer": {"clip": 1.0}}, "clip"),
+        ({"noise": "loud"}, "config:noise"),
+        ({"stages": [{"epochs": 1}]}, "stages"),
+    ],
+    ids=str,
+)
+def test_a_wrong_name_or_type_is_refused_in_the_launchpad(project, change, place):
+    job = build_defs(project.settings_file).resolve_job_def(JOB)
+    with pytest.raises(dg.DagsterInvalidConfigError, match=place):
+        dg.validate_run_config(job, {"ops": {DECODER: {"config": change}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"batch_size": 0}, "`batch_size`"), ({"curriculum": [{"epochs": 99, "seconds": 1.0}]}, "the curriculum 99")],
+    ids=str,
+)
+def test_a_value_that_no_recipe_can_have_fails_the_step_before_any_work(project, change, words):
+    run = project.run(JOB, config={DECODER: change}, must_succeed=False)
+    assert f"config of {DECODER}: " in project.log(run) and words in project.log(run)
+    assert not (project.folder / "work").exists()
+
+
+def test_every_field_of_a_recipe_is_explained_in_the_launchpad(project):
+    graph = build_defs(project.settings_file).resolve_asset_graph()
+    fields = graph.assets_def_for_key(dg.AssetKey(DECODER)).op.config_schema.config_type.fields
+    assert set(fields) == set(Recipe.model_fields)
+    assert "not supervised" in fields["context_frames"].description
+
+
+def test_a_recipe_that_changed_makes_the_decoder_another_version_of_code(speech):
+    def code_version() -> str:
+        return build_defs(speech.settings_file).resolve_asset_graph().get(dg.AssetKey(DECODER)).code_version
+
+    before = code_version()
+    write_recipe(speech, epochs=1, checkpoints={"keep": 7})  # changes no result
+    assert code_version() == before
+    write_recipe(speech, epochs=1, batch_size=3)
+    assert code_version() != before
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_the_launchpad_is_what_evaluation_uses_until_the_decoder_is_trained_again(speech):
+    from snac_pipeline.steps.training import decoder_results, train
+
+    speech.change_settings(evaluation={"limit": 2, "max_seconds": 0.5, "listen": 0})
+    settings = load_settings(speech.settings_file)
+    plain = train(settings, DECODER, lambda event: None)
+    assert plain["changed_since_last"] is None
+
+    speech.run(JOB, config={DECODER: {"batch_size": 2}})
+    tried = shown(speech)
+    assert tried["run"] != plain["run"] and tried["reused"] is False
+    assert tried["changed_since_last"] == ["recipe.batch_size"]
+    assert tried["recipe_digest"] != plain["recipe_digest"]
+    for name in ("start_digest", "codes_fingerprint", "data"):
+        assert tried[name] == plain[name], name
+    for picture in ("curve", "samples"):
+        assert tried[picture].startswith(f"![{picture}](data:image/png;base64,"), picture
+    assert speech.version(DECODER) == tried["weights_digest"]
+    assert yaml.safe_load((Path(tried["run"]) / "recipe.yaml").read_text())["batch_size"] == 2
+
+    speech.run("evaluate")
+    folder = Path(speech.newest("evaluation").metadata["folder"].value)
+    assert read_json(folder / "summary.json")["versions"][f"runs · {DECODER}"] == Path(tried["run"]).name
+
+    again = train(settings, DECODER, lambda event: None)
+    assert again["run"] == plain["run"] and again["reused"] is True
+    assert decoder_results(settings)[DECODER]["run"] == plain["run"]
+
+
+def test_other_speech_or_another_start_makes_the_last_run_one_of_the_past(speech):
+    from snac_pipeline.steps.training import decoder_results, train
+
+    settings = load_settings(speech.settings_file)
+    few = settings.model_copy(update={"training": settings.training.model_copy(update={"limit": 3})})
+    tried = speech.folder / "tried.yaml"
+    tried.write_text(yaml.safe_dump({**yaml.safe_load((speech.folder / "recipe.yaml").read_text()), "batch_size": 2}))
+    before = train(settings, DECODER, lambda event: None, tried)
+    assert decoder_results(settings)[DECODER]["run"] == before["run"]
+    assert decoder_results(few)[DECODER] is None
+    after = train(few, DECODER, lambda event: None)
+    assert after["run"] != before["run"] and after["reused"] is False
+    assert set(after["changed_since_last"]) == {
+        "recipe.batch_size", "inputs.codes_version", "inputs.data.train", "inputs.limit",
+    }  # fmt: skip
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_when_materialized_again(speech):
+    write_recipe(speech, epochs=3)
+    killer = threading.Thread(target=kill_at_first_checkpoint, args=(speech.folder / "work" / "runs",))
+    killer.start()
+    killed = speech.run(JOB, must_succeed=False)
+    killer.join()
+    assert "SIGKILL" in speech.log(killed)
+    [run] = (speech.folder / "work" / "runs").iterdir()
+    assert not (run / "result.json").exists()
+
+    continued = speech.run(JOB)
+    assert "resuming at step" in speech.log(continued)
+    assert shown(speech)["run"] == str(run) and shown(speech)["steps"] == 3 * 10
+
+
+def kill_at_first_checkpoint(runs: Path) -> None:
+    end = time.monotonic() + 300
+    while not any(runs.glob("*/checkpoints/step-*")) and time.monotonic() < end:
+        time.sleep(0.005)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # others' processes, and those that are gone
+            marked = f"{MARK}=".encode() in (process / "environ").read_bytes()
+            if marked and f"PPid:\t{os.getpid()}\n" in (process / "status").read_text():
+                os.kill(int(process.name), signal.SIGKILL)

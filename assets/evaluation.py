@@ -9,6 +9,9 @@ from assets.materialized import shown
 from resources import PipelineResource
 
 CHECK = "not_worse_than_base"
+FINITE, ENOUGH = "all_values_finite", "enough_utterances"
+LEAST_UTTERANCES = 6
+"""With fewer, not even wins on all of them would be significant at 5 %."""
 
 
 def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
@@ -27,7 +30,16 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
                 asset="evaluation",
                 description="No fine-tuned decoder is surely worse than the base codec in the headline metric, where "
                 "lower is better: the 95 % interval of the difference does not lie above 0.",
-            )
+            ),
+            dg.AssetCheckSpec(
+                FINITE, asset="evaluation", description="No decoder and no metric gave a number that is not finite."
+            ),
+            dg.AssetCheckSpec(
+                ENOUGH,
+                asset="evaluation",
+                description=f"At least {LEAST_UTTERANCES} held-out utterances were compared: with fewer, not even wins "
+                "on all of them would say anything.",
+            ),
         ],
     )
     def evaluation(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
@@ -39,11 +51,11 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]),
             metadata={
-                **shown(result, paths=["folder", "report"], hide=["table"]),
+                **shown(result, paths=["folder", "report"], hide=["table", "not_finite"]),
                 **{f"{metric}_change_{model}": row["difference"] for model, row in compared.items()},
                 "table": dg.MetadataValue.table([dg.TableRecord(row) for row in result["table"]]),
             },
-            check_results=[_not_worse(compared)],
+            check_results=[_not_worse(compared), _finite(result["not_finite"]), _enough(result["utterances"])],
         )
 
     return [evaluation]
@@ -60,4 +72,25 @@ def _not_worse(compared: dict[str, dict[str, Any]]) -> dg.AssetCheckResult:
             model: f"{row['difference']:+.3f} dB ({row['low']:+.3f} to {row['high']:+.3f}), {row['n']} utterances"
             for model, row in compared.items()
         },
+    )
+
+
+def _finite(not_finite: list[str]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=FINITE,
+        passed=not not_finite,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"not finite: {', '.join(not_finite)}" if not_finite else None,
+        metadata={"not_finite": len(not_finite)},
+    )
+
+
+def _enough(utterances: int) -> dg.AssetCheckResult:
+    passed = utterances >= LEAST_UTTERANCES
+    return dg.AssetCheckResult(
+        check_name=ENOUGH,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=None if passed else "hold out more speakers (`split.val`), or raise `evaluation.limit`",
+        metadata={"utterances": utterances},
     )

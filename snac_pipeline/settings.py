@@ -185,6 +185,20 @@ class TrainingSettings(Section):
         return decoders
 
 
+class ScorerSettings(Section):
+    """A model of one's own that gives speech a score: speech (1, T) in, a number or several out."""
+
+    file: Path
+    """A .pt file (TorchScript) or an .onnx file, which needs the extra `onnx`."""
+    sample_rate: int = pydantic.Field(16_000, ge=8000)
+    """Hz of the speech that it takes."""
+    seconds: float | None = pydantic.Field(None, gt=0)
+    """Length that it is made for, e.g. 9.01 for DNSMOS; null: any."""
+    output: int = pydantic.Field(0, ge=0)
+    """Which of its numbers is the score."""
+    higher_is_better: bool = True
+
+
 class EvaluationSettings(Section):
     """What is compared on the held-out utterances."""
 
@@ -194,6 +208,10 @@ class EvaluationSettings(Section):
     """Longer utterances are cut to this many seconds before they are compared."""
     listen: int = pydantic.Field(4, ge=0)
     """Utterances with pictures and sound in the report."""
+    scorers: dict[str, ScorerSettings] = {}
+    """Predictors of opinion scores by name (utmos, dnsmos, ...), from files of one's own; nothing is downloaded."""
+    recogniser: Path | None = None
+    """Folder of a transformers model for speech recognition, for word error rates; needs the extra `asr`."""
 
 
 class TokenSettings(Section):
@@ -284,13 +302,28 @@ def _resolve(settings: Settings, root: Path) -> Settings:
         )
         for name, corpus in settings.corpora.items()
     }
+    evaluation = settings.evaluation.model_copy(
+        update={
+            "scorers": {
+                name: scorer.model_copy(update={"file": absolute(scorer.file)})
+                for name, scorer in settings.evaluation.scorers.items()
+            },
+            "recogniser": settings.evaluation.recogniser and absolute(settings.evaluation.recogniser),
+        }
+    )
     models = {
         name: model.model_copy(update={"source": str(absolute(Path(model.source)))})
         for name, model in (("base_codec", settings.base_codec), ("restorer", settings.restorer))
         if model.source is not None and absolute(Path(model.source)).is_dir()
     }
     return settings.model_copy(
-        update={"home": absolute(settings.home), "corpora": corpora, "training": training, **models}
+        update={
+            "home": absolute(settings.home),
+            "corpora": corpora,
+            "training": training,
+            "evaluation": evaluation,
+            **models,
+        }
     )
 
 

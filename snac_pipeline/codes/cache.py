@@ -39,7 +39,7 @@ from snac_pipeline.codes.reading import InlineReader, Read, Readers
 from snac_pipeline.codes.verify import compare_sample
 from snac_pipeline.engine import attempts
 from snac_pipeline.engine.devices import find_devices, readers_for
-from snac_pipeline.engine.local import InlinePool, LocalPool
+from snac_pipeline.engine.pools import open_pool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import flush_folder, value_digest
 from snac_pipeline.settings import CachingSettings
@@ -225,7 +225,7 @@ def _encode(
     work = partial(encode_part, codec, folder, options, readers, fused)
     prepare = partial(_prepare, codec, options.batch_seconds, readers, fused)
     told = 0.0
-    with contextlib.closing(_open_pool(work, prepare, options, devices)) as pool:
+    with contextlib.closing(open_pool(options.engine, work, devices, options.hang_seconds, prepare)) as pool:
         for event in attempts.run_parts(pool, parts):
             run.take(event)
             if isinstance(event, attempts.Failed):
@@ -235,18 +235,6 @@ def _encode(
             if not isinstance(event, attempts.Beat) or time.monotonic() - told >= SECONDS_PER_EVENT:
                 told = time.monotonic()
                 on_event(run.progress())
-
-
-def _open_pool(
-    work: attempts.Work, prepare: Callable[[str], None], options: CachingSettings, devices: list[str]
-) -> attempts.Pool:
-    if options.engine == "inline":
-        return InlinePool(work, devices[0])
-    if options.engine == "ray":
-        from snac_pipeline.engine.ray import RayPool
-
-        return RayPool(work, devices, options.hang_seconds, prepare)
-    return LocalPool(work, devices, options.hang_seconds, prepare)
 
 
 def _readers_for(options: CachingSettings, devices: list[str]) -> int:

@@ -203,6 +203,11 @@ class Stage:
         audio = self.models[folder].decode(codes, output_rate=rate, noise=self.noise, seed=self.seed)
         return audio[0, 0].float().cpu().numpy()
 
+    def seconds_of(self, utterance: Utterance) -> float:
+        """How much of an utterance is used, in whole coarse frames."""
+        frames = len(utterance.codes[0]) / self.spec.tokens_per_frame[0] * self.spec.frame_seconds
+        return frames if self.max_seconds is None else min(frames, self.max_seconds)
+
     def measure(self, utterance: Utterance, metrics: Sequence[Metric] = METRICS) -> list[tuple]:
         """Rows of SCHEMA of one utterance; an unusable utterance has null values with the reason."""
         try:

@@ -15,6 +15,9 @@ import torch
 import torchaudio
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from snac_pipeline.training.losses import reconstruction_losses
+from snac_pipeline.training.recipe import Losses
+
 FLOOR = 1e-10  # power, -100 dBFS
 SILENCE = 1e-4  # RMS, -80 dBFS
 SI_SDR_CEILING = 100.0
@@ -42,8 +45,7 @@ def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int)
 
     Hann windows of 1024, 2048 and 4096 samples (and 8192 from 44.1 kHz on), hop n/4. A gain of g gives |20 log10 g|.
     """
-    sizes = STFT_SIZES_WIDE if sample_rate >= 44_100 else STFT_SIZES
-    _require_length(reference, max(sizes))
+    sizes = _stft_sizes(reference, sample_rate)
     return float(np.mean([_decibels_apart(reference, estimate, n).abs_().mean().item() for n in sizes]))
 
 
@@ -57,6 +59,21 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) 
     bank_FM = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate)
     x, y = ((bank_FM.T @ _power(signal, n_fft)).clamp_min_(FLOOR) for signal in (reference, estimate))
     return 10 * (x / y).log10_().abs_().mean().item()
+
+
+def magnitude_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """The loss `magnitude` of training, windows of `stft_distance`: mean | |X| - |Y| |; lower is better."""
+    return _training_loss(reference, estimate, sample_rate, magnitude=1.0)
+
+
+def log_magnitude_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """The loss `log_magnitude` of training, windows of `stft_distance`: mean |ln |X| - ln |Y||; lower is better."""
+    return _training_loss(reference, estimate, sample_rate, log_magnitude=1.0)
+
+
+def mel_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """The loss `mel` of training, windows of `stft_distance`: the same of mel bands; lower is better."""
+    return _training_loss(reference, estimate, sample_rate, mel=1.0)
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
@@ -173,6 +190,19 @@ def _require_sound(reference: np.ndarray, estimate: np.ndarray | None = None) ->
 def _require_length(signal: np.ndarray, samples: int) -> None:
     if len(signal) < samples:
         raise Undefined("shorter than the analysis window")
+
+
+def _stft_sizes(signal: np.ndarray, sample_rate: int) -> tuple[int, ...]:
+    sizes = STFT_SIZES_WIDE if sample_rate >= 44_100 else STFT_SIZES
+    _require_length(signal, max(sizes))
+    return sizes
+
+
+def _training_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, **term: float) -> float:
+    sizes = list(_stft_sizes(reference, sample_rate))
+    pair = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None, None] for x in (estimate, reference)]
+    weights = Losses.model_validate({"l1": 0.0, "magnitude": 0.0, **term})
+    return reconstruction_losses(*pair, torch.tensor([len(reference)]), sample_rate, sizes, weights).item()
 
 
 def _power(signal: np.ndarray, n_fft: int) -> torch.Tensor:

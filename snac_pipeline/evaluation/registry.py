@@ -7,7 +7,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,11 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: `function(reference_T, estimate_T, sample_rate)`, how to print it, and a package it needs."""
+    """One metric: `function(reference_T, estimate_T, sample_rate)`, how to print it, and what it needs.
+
+    package: what has to be installed. absent: why there is nothing to run, where that is so. on_device: the function
+    for a worker with that device, where it is a model.
+    """
 
     name: str
     label: str
@@ -30,6 +34,17 @@ class Metric:
     unit: str
     digits: int
     package: str | None = None
+    absent: str | None = None
+    on_device: Callable[[str], Callable[[np.ndarray, np.ndarray, int], float]] | None = None
+
+    def placed(self, device: str) -> "Metric":
+        """The metric as a worker with `device` runs it."""
+        return self if self.on_device is None else replace(self, function=self.on_device(device))
+
+    @property
+    def why_not_run(self) -> str | None:
+        """None where it can be run, else "not run: ..." with the cause."""
+        return why_not_run(self.package) or (f"{NOT_RUN}: {self.absent}" if self.absent else None)
 
     @property
     def description(self) -> str:
@@ -73,6 +88,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("si_sdr", "SI-SDR", metrics.si_sdr, True, "dB", 2),
     Metric("l1", "L1", metrics.l1, False, "full scale", 4),
+    Metric("magnitude_loss", "Magnitude loss", metrics.magnitude_loss, False, "", 4),
+    Metric("log_magnitude_loss", "Log-magnitude loss", metrics.log_magnitude_loss, False, "", 3),
+    Metric("mel_loss", "Mel loss", metrics.mel_loss, False, "", 3),
     Metric("pesq_wb", "PESQ-WB", metrics.pesq_wb, True, "MOS", 2, "pesq"),
     Metric("estoi", "ESTOI", metrics.estoi, True, "", 3, "pystoi"),
     Metric("f0_rmse", "F0 RMSE", metrics.f0_rmse, False, "cents", 1, "pyworld"),
@@ -100,13 +118,13 @@ def why_not_run(package: str | None) -> str | None:
 
 def not_run(registry: Sequence[Metric] = METRICS) -> dict[str, str]:
     """Metric name -> why it cannot be run here."""
-    return {metric.name: reason for metric in registry if (reason := why_not_run(metric.package))}
+    return {metric.name: reason for metric in registry if (reason := metric.why_not_run)}
 
 
 def measure(metric: Metric, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Measurement:
     """The metric of one pair of equal length, or the reason why it has none."""
     assert reference.shape == estimate.shape, f"{reference.shape} against {estimate.shape}"
-    if reason := why_not_run(metric.package):
+    if reason := metric.why_not_run:
         return Measurement(None, reason)
     if not len(reference):
         return Measurement(None, "empty")

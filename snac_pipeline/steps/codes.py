@@ -13,8 +13,8 @@ from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import cached_digests, codes_folder, encode_quarantine, part_files
 from snac_pipeline.codes.verify import check_codes, compare_sample, token_agreement
 from snac_pipeline.corpus import read_utterances
-from snac_pipeline.engine.devices import find_devices, worker_devices
-from snac_pipeline.engine.ray import cluster_devices
+from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.engine.pools import devices_of
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
 from snac_pipeline.steps.corpus import OnEvent, corpus_of
@@ -88,7 +88,13 @@ def cache(
     utterances = read_utterances(settings.home, corpora, splits=False)
     options = settings.caching if verify else settings.caching.model_copy(update={"verify": 0})
     result = cache_codes(
-        folder, utterances, settings.home, options, _devices(settings), on_event, retry_quarantined=retry_quarantined
+        folder,
+        utterances,
+        settings.home,
+        options,
+        engine_devices(settings),
+        on_event,
+        retry_quarantined=retry_quarantined,
     )
     # A corpus of which all is in another one too, or nothing can be read, has codes of nothing.
     nothing = {"version": codes_version([], result["fingerprint"]), "utterances": 0, "encoded": 0, "quarantined": 0}
@@ -100,12 +106,10 @@ def cache(
     }
 
 
-def _devices(settings: Settings) -> list[str]:
+def engine_devices(settings: Settings) -> list[str]:
     """One device for each worker of the settings' engine."""
     options = settings.caching
-    if options.engine == "ray":
-        return cluster_devices(settings.devices, options.processes, options.ray_address)
-    return worker_devices(find_devices(settings.devices), options.processes)
+    return devices_of(options.engine, settings.devices, options.processes, options.ray_address)
 
 
 def _float32_agreement(settings: Settings, model: SNAC, utterances: pl.DataFrame) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Base codec and trained decoders on held-out speech, and the report."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from snac_pipeline import evaluation as ev
 from snac_pipeline.codec import CodecSpec, weights_digest
 from snac_pipeline.codes.parts import read_codes
 from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.engine.pools import open_pool
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_of
+from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_of, engine_devices
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.training import decoder_results
 
-EVALUATION_REVISION = 1
+EVALUATION_REVISION = 2
 """Raised when a change of the evaluation changes its figures."""
 
 
@@ -33,6 +36,12 @@ class _Comparison:
     left_out: int
     results: dict[str, dict[str, Any] | None]
     versions: dict[str, str]
+    metrics: Sequence[ev.Metric]
+
+    @property
+    def parts_measured(self) -> Path:
+        """Where the comparison is while it goes on."""
+        return self.folder.with_name(f"{self.folder.name}.parts")
 
 
 def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
@@ -42,6 +51,7 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     reused = file.exists()
     if not reused:
         write_json(file, _compare(comparison, settings, on_event))
+        shutil.rmtree(comparison.parts_measured, ignore_errors=True)
     folder = comparison.folder
     places = {"folder": str(folder), "report": str(folder / ev.REPORT_FILE), "version": folder.name}
     return {**places, **read_json(file), "left_out": comparison.left_out, "reused": reused}
@@ -60,10 +70,11 @@ def _plan(settings: Settings) -> _Comparison:
         "held-out utterances": value_digest(chosen["digest"].to_list()),
         **{name: result["weights_digest"] for name, result in results.items() if result is not None},
     }
-    runnable = sorted({metric.name for metric in ev.METRICS} - set(ev.not_run()))
+    metrics = (*ev.METRICS, *ev.own_metrics(settings.evaluation))
+    runnable = sorted({metric.name for metric in metrics} - set(ev.not_run(metrics)))
     identity = [versions, settings.evaluation.model_dump(mode="json"), runnable, EVALUATION_REVISION]
     folder = settings.home / "evaluation" / value_digest(identity)[:16]
-    return _Comparison(folder, model.spec, base, parts, chosen, left_out, results, versions)
+    return _Comparison(folder, model.spec, base, parts, chosen, left_out, results, versions, metrics)
 
 
 def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> dict[str, Any]:
@@ -72,23 +83,29 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     for name, result in trained.items():
         contestants += _contestants(name, Path(result["model"]))
     utterances = _with_codes(comparison)
-    conditions = {
-        "device": find_devices(settings.devices)[0],
-        "max_seconds": settings.evaluation.max_seconds,
-    }
-
-    def progress(done: int) -> None:
-        on_event({"message": f"{done}/{len(utterances)} compared", "fraction": done / len(utterances)})
-
-    metrics = ev.compare(contestants, utterances, progress=progress, **conditions)
-    summary = ev.summarise(metrics)
+    options, max_seconds = settings.caching, settings.evaluation.max_seconds
+    devices = engine_devices(settings)
+    measured = ev.measure_all(
+        contestants,
+        utterances,
+        comparison.metrics,
+        comparison.parts_measured,
+        lambda work: open_pool(options.engine, work, devices, options.hang_seconds),
+        on_event,
+        max_seconds=max_seconds,
+    )
+    metrics = measured.table
+    summary = ev.summarise(metrics, registry=comparison.metrics)
     examples = ev.choose_examples(metrics, contestants[-1].name, count=settings.evaluation.listen)
     untrained = [name for name in comparison.results if name not in trained]
     context = ev.ReportContext(
         command="snac-pipeline evaluate",
         versions={**comparison.versions, "runs": {name: Path(result["run"]).name for name, result in trained.items()}},
         curves={name: _curve(Path(result["run"])) for name, result in trained.items()},
-        examples=ev.listening_examples(contestants, utterances, examples, **conditions),
+        registry=comparison.metrics,
+        examples=ev.listening_examples(
+            contestants, utterances, examples, device=find_devices(settings.devices)[0], max_seconds=max_seconds
+        ),
         codebook=ev.codebook_use([utterance.codes for utterance in utterances], comparison.spec),
         notes=[f"{name} is not trained yet and not in this report." for name in untrained],
         paths=dict(comparison.utterances.select("digest", "path").rows()),
@@ -100,8 +117,21 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
         "headline_metric": ev.HEADLINE_METRIC,
         "headlines": facts["headlines"],
         "not_run": facts["not_run"],
+        "not_finite": _not_finite(metrics),
+        "hours_an_hour": measured.speed,
         "table": summary.to_dicts(),
     }
+
+
+def _not_finite(metrics: pl.DataFrame) -> list[str]:
+    """Metrics and models that gave no finite number where they should have."""
+    rows = (
+        metrics.filter(pl.col("reason").str.starts_with(ev.NOT_FINITE))
+        .select("model", "metric")
+        .unique()
+        .sort(pl.all())
+    )
+    return [f"{metric} of {model}" for model, metric in rows.rows()]
 
 
 def _contestants(name: str, folder: Path) -> list[ev.Contestant]:

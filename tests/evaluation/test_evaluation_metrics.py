@@ -55,6 +55,8 @@ def test_a_gain_moves_each_spectral_distance_by_its_decibels(noise_T, gain):
     decibels = abs(20 * np.log10(gain))
     for name in ("stft_distance", "mel_distance", "log_spectral_distance"):
         assert BY_NAME[name].function(noise_T, gain * noise_T, RATE) == pytest.approx(decibels, abs=1e-3), name
+    for name in ("log_magnitude_loss", "mel_loss"):
+        assert BY_NAME[name].function(noise_T, gain * noise_T, RATE) == pytest.approx(abs(np.log(gain)), abs=1e-3), name
     assert metrics.loudness_difference(noise_T, gain * noise_T, RATE) == pytest.approx(decibels, abs=0.05)
     assert metrics.l1(noise_T, gain * noise_T, RATE) == pytest.approx(abs(1 - gain) * np.abs(noise_T).mean())
     assert metrics.si_sdr(noise_T, gain * noise_T, RATE) == 100.0

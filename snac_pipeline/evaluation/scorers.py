@@ -1,0 +1,172 @@
+"""Metrics by models of one's own: predictors of opinion scores, and a recogniser of speech. Nothing is downloaded.
+
+In: files that pipeline.yaml names. Out: entries for the list of metrics. The usual ones that no file is given for are
+in the list too, and told as not run.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.evaluation.metrics import Undefined
+from snac_pipeline.evaluation.registry import METRICS, Metric
+from snac_pipeline.settings import EvaluationSettings, ScorerSettings
+
+USUAL = {"utmos": "UTMOS", "dnsmos": "DNSMOS"}
+"""Opinion scores that people ask for."""
+WORD_ERROR_RATE = "word_error_rate"
+RECOGNISER_RATE = 16_000
+
+
+def own_metrics(options: EvaluationSettings) -> tuple[Metric, ...]:
+    """The metrics that need a model of one's own, those that none is given for included.
+
+    Raises PipelineError for a file that is not there and for one of another kind.
+    """
+    scorers = [_scorer(name, given) for name, given in options.scorers.items()]
+    absent = [
+        Metric(name, label, _nothing, True, "MOS", 2, absent=f"no file is given (`evaluation.scorers.{name}`)")
+        for name, label in USUAL.items()
+        if name not in options.scorers
+    ]
+    return (*scorers, *absent, _word_error_rate(options.recogniser))
+
+
+def _scorer(name: str, given: ScorerSettings) -> Metric:
+    if name in {WORD_ERROR_RATE, *(metric.name for metric in METRICS)}:
+        raise PipelineError(f"evaluation.scorers.{name}: there is a metric of that name; give the model another one")
+    if given.file.suffix not in (".pt", ".onnx"):
+        raise PipelineError(f"evaluation.scorers.{name}: {given.file} is neither TorchScript (.pt) nor ONNX (.onnx)")
+    _require_there(given.file, f"evaluation.scorers.{name}.file", given.file.is_file())
+    score = OpinionScore(given.file, given.sample_rate, given.seconds, given.output)
+    return Metric(
+        name,
+        USUAL.get(name, name),
+        score,
+        given.higher_is_better,
+        "MOS",
+        2,
+        package="onnxruntime" if given.file.suffix == ".onnx" else None,
+        on_device=score.on,
+    )
+
+
+def _word_error_rate(folder: Path | None) -> Metric:
+    label = "Word error rate"
+    if folder is None:
+        absent = "no recogniser is given (`evaluation.recogniser`)"
+        return Metric(WORD_ERROR_RATE, label, _nothing, False, "%", 1, absent=absent)
+    _require_there(folder, "evaluation.recogniser", (folder / "config.json").is_file())
+    errors = WordErrorRate(folder)
+    return Metric(WORD_ERROR_RATE, label, errors, False, "%", 1, package="transformers", on_device=errors.on)
+
+
+def _require_there(path: Path, key: str, there: bool) -> None:
+    if not there:
+        raise PipelineError(f"{key}: there is no model at {path}; give the place of its files, or leave the key out")
+
+
+def _nothing(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    raise AssertionError("a metric that is absent is not called")
+
+
+@dataclass(frozen=True)
+class OpinionScore:
+    """Score of a model that hears the estimate alone; which one, its file says.
+
+    The model takes speech (1, T), float32 at `sample_rate` Hz, and gives one number, or several, of which `output` is
+    meant. seconds: what it is made for, when that is a fixed length: shorter speech is repeated, longer speech scored
+    in windows every second, and averaged.
+    """
+
+    file: Path
+    sample_rate: int
+    seconds: float | None
+    output: int
+    device: str = "cpu"
+
+    def on(self, device: str) -> "OpinionScore":
+        """The same on a worker's device."""
+        return replace(self, device=device)
+
+    def __call__(self, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+        """The score of the estimate; which model, which output: as the settings say."""
+        run = _runner(self.file, self.device)
+        speech = soxr.resample(estimate, sample_rate, self.sample_rate, "HQ").astype(np.float32)
+        scores = [np.asarray(run(window[None])).reshape(-1)[self.output] for window in self._windows(speech)]
+        return float(np.mean(scores))
+
+    def _windows(self, speech: np.ndarray) -> list[np.ndarray]:
+        if self.seconds is None:
+            return [speech]
+        length = round(self.seconds * self.sample_rate)
+        if len(speech) < length:
+            speech = np.tile(speech, -(-length // len(speech)))[:length]
+        return [speech[start : start + length] for start in range(0, len(speech) - length + 1, self.sample_rate)]
+
+
+@functools.lru_cache(maxsize=4)
+def _runner(file: Path, device: str) -> Any:
+    """(1, T) array -> array."""
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        [given] = session.get_inputs()
+        return lambda speech: session.run(None, {given.name: speech})[0]
+    model = torch.jit.load(file, map_location=device).eval()
+
+    def run(speech: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(speech).to(device)).float().cpu().numpy()
+
+    return run
+
+
+@dataclass(frozen=True)
+class WordErrorRate:
+    """How many of the words that a recogniser hears in the recording it does not hear in the estimate.
+
+    The recording's transcript is the recogniser's own, so that no text is needed and its mistakes count for neither.
+    """
+
+    folder: Path
+    device: str = "cpu"
+
+    def on(self, device: str) -> "WordErrorRate":
+        """The same on a worker's device."""
+        return replace(self, device=device)
+
+    def __call__(self, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+        """100 (substitutions + deletions + insertions) / words of the recording's own transcript; lower is better."""
+        import jiwer
+
+        expected, heard = (
+            _transcript(self.folder, self.device, signal.astype(np.float32).tobytes(), sample_rate)
+            for signal in (reference, estimate)
+        )
+        if not expected:
+            raise Undefined("the recogniser hears no words in the recording")
+        return 100 * jiwer.wer(expected, heard)
+
+
+@functools.lru_cache(maxsize=8)  # the reference is shared by all decoders of a rate
+def _transcript(folder: Path, device: str, signal: bytes, sample_rate: int) -> str:
+    speech = soxr.resample(np.frombuffer(signal, np.float32), sample_rate, RECOGNISER_RATE, "HQ")
+    heard: Mapping = _recogniser(folder, device)({"raw": speech, "sampling_rate": RECOGNISER_RATE})
+    return " ".join(heard["text"].split())
+
+
+@functools.lru_cache(maxsize=1)
+def _recogniser(folder: Path, device: str) -> Any:
+    """transformers' pipeline for speech recognition; a folder's files are all that it looks at."""
+    from transformers import pipeline
+
+    return pipeline("automatic-speech-recognition", model=str(folder), device=device)

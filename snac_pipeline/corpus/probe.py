@@ -7,7 +7,7 @@ import numpy as np
 
 from snac_pipeline.corpus.bandwidth import Bandwidth
 from snac_pipeline.corpus.decoding import Stream, open_stream
-from snac_pipeline.corpus.sniffing import UnreadableAudio
+from snac_pipeline.corpus.sniffing import UnreadableAudio, refuse_joined_flac
 from snac_pipeline.corpus.stores import open_file
 from snac_pipeline.files import stream_digest
 
@@ -65,6 +65,9 @@ def probe(path: str | bytes | os.PathLike) -> Facts:
             peak = max(peak, block_peak)
             num_frames += len(block)
             bandwidth.add(block)
+        if stream.format == "flac":
+            with open_file(path) as handle:
+                refuse_joined_flac(handle)
         if num_frames == 0:
             raise UnreadableAudio(path, "no audio inside: 0 frames are decoded")
         flags = sorted({*stream.flags, *_findings(num_frames, peak, stream)})

@@ -99,7 +99,7 @@ def scan(corpus: Corpus, home: Path, *, workers: int | None = None, progress: Pr
     to_read = listed.join(pl.concat([good.select("path"), bad.select("path")]), on="path", how="anti")
     read_well, read_badly, decoded = _read_all(corpus, to_read, known, workers, progress)
     good = _with_names(corpus, pl.concat([good, read_well]), listed)
-    good, parts = _without_parts(good, listed)
+    good, parts = _as_listed(good, listed)
     bad = pl.concat([bad, read_badly, parts, _faults(listing.faults)])
     _write(corpus, Path(home), good, bad, window)
     return ScanReport(
@@ -228,22 +228,28 @@ def _with_names(corpus: Corpus, rows: pl.DataFrame, listed: pl.DataFrame) -> pl.
     )
 
 
-def _without_parts(good: pl.DataFrame, listed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Set aside files of which a list names only the beginning. Their digest is left out: a corrected list has to bring
-    them back, and what has a digest is bad for good."""
+def _as_listed(good: pl.DataFrame, listed: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Set aside files of which a list names only the beginning, and those of which it knows more than is there. Their
+    digest is left out: a corrected list has to bring them back, and what has a digest is bad for good."""
     lengths = good.select("path", "duration").join(
         listed.select("path", "listed_duration").drop_nulls(), on="path", how="inner"
     )
-    parts = lengths.filter(pl.col("listed_duration") < pl.col("duration") - _LISTED_TOLERANCE_SECONDS)
+    apart = pl.col("listed_duration") - pl.col("duration")
+    others = lengths.filter(~(apart.abs() <= _LISTED_TOLERANCE_SECONDS))  # where a list says NaN too
+    why = (
+        pl.when(apart < 0)
+        .then(pl.lit("and a list names whole files; cut this part into a file of its own"))
+        .otherwise(pl.lit("so that some of it is missing; bring the whole file, or correct the list"))
+    )
     reason = pl.format(
-        "the list gives {} s of a file of {} s, and a list names whole files; cut this part into a file of its own, or "
-        "leave out `duration`",
+        "the list gives {} s of a file of {} s, {}, or leave out `duration`",
         pl.col("listed_duration").round(3),
         pl.col("duration").round(3),
+        why,
     )
-    rows = good.join(parts.select("path", reason=reason), on="path", how="inner")
+    rows = good.join(others.select("path", reason=reason), on="path", how="inner")
     aside = rows.with_columns(stage=pl.lit("list"), digest=pl.lit(None, pl.String)).select(*QUARANTINE)
-    return good.join(parts, on="path", how="anti"), aside
+    return good.join(others, on="path", how="anti"), aside
 
 
 def _write(corpus: Corpus, home: Path, good: pl.DataFrame, bad: pl.DataFrame, window: str) -> None:

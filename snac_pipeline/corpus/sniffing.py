@@ -17,6 +17,7 @@ EXTENSIONS = {
     "m4a": (".m4a",),
 }
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_CHUNK = 1 << 20
 
 _OGG_PAGE = struct.Struct("<4sx B 8x I 8x B")  # OggS, flags, serial number of the stream, segments
 _OGG_FIRST_PAGE = 2
@@ -91,6 +92,21 @@ def _refuse_chained(handle: BinaryIO, head: bytes) -> None:
         raise UnreadableAudio(
             handle.name, "streams one after the other (chained Ogg), which decoders read wrong; cut it into files"
         )
+
+
+def refuse_joined_flac(handle: BinaryIO) -> None:
+    """Two flac files joined: libsndfile reads the first alone and does not say so.
+
+    Every byte is looked at, so this is for a scan, not for each reading. What is sought are eight bytes that only the
+    beginning of a file has: its mark, and the header of the block STREAMINFO, always 34 bytes long.
+    """
+    beginnings = [b"fLaC" + first + b"\x00\x00\x22" for first in (b"\x00", b"\x80")]
+    handle.seek(len(beginnings[0]))
+    before = b""
+    while chunk := handle.read(_CHUNK):
+        if any(beginning in before + chunk for beginning in beginnings):
+            raise UnreadableAudio(handle.name, "flac files one after the other, of which the first is read; cut it")
+        before = chunk[-len(beginnings[0]) + 1 :]
 
 
 def _wav(handle: BinaryIO, head: bytes) -> Kind:

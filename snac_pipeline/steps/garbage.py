@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from snac_pipeline.codes.compact import Rewrite, carry_out, plan_collection
-from snac_pipeline.corpus import read_utterances, scan_limit
+from snac_pipeline.corpus import read_quarantine, read_utterances, scan_limit
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import TEMPORARY_PREFIX
 from snac_pipeline.settings import Settings
@@ -20,7 +22,8 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
     These are temporary files and folders that a killed process left more than a day ago, and rows of parts that belong
     to no recording in the manifests or are read from another part. A part of which they are less than half stays as it
     is; one that has others too is written again without them.
-    Runs, evaluations and training views are never touched.
+    Runs, evaluations and training views are never touched. `unseen` counts what the last scan could not look into, a
+    folder without permission say: codes of recordings in there count as needed by none.
     Raises PipelineError after a scan with a limit, when the manifests do not have all recordings.
     """
     now = time.time() if now is None else now
@@ -47,9 +50,15 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
         "parts_rewritten": sum(plan.written > 0 for plan in parts),
         "rows": sum(plan.rows - plan.written for plan in parts),
         "bytes": size,
+        "unseen": _unseen(settings),
         "deleted": delete,
         "paths": paths,
     }
+
+
+def _unseen(settings: Settings) -> int:
+    aside = read_quarantine(settings.home, list(settings.corpora))
+    return aside.filter(pl.col("digest").is_null(), pl.col("stage").is_in(["list", "read"])).height
 
 
 def _unneeded_bytes(plan: Rewrite) -> int:

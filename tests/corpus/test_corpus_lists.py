@@ -123,12 +123,13 @@ def test_without_speakers_in_the_list_they_come_from_the_path(folder, home, tmp_
     assert speakers(home) == {"a/1.wav": "anna"} and refused(home)["b/2.wav"][0] == "speaker"
 
 
-def test_durations_of_whole_files_are_welcome_and_parts_are_set_aside_until_the_list_is_corrected(
-    folder, home, settled
+@pytest.mark.parametrize(("duration", "why"), [(0.1, "names whole files"), (33.0, "some of it is missing")])
+def test_durations_of_whole_files_are_welcome_and_others_are_set_aside_until_the_list_is_corrected(
+    folder, home, settled, duration, why
 ):
     rows = [
         {"audio_filepath": "a/1.wav", "duration": 0.25, "offset": 0.0, "speaker": 7},
-        {"audio_filepath": "b/2.wav", "duration": 0.1, "speaker": 8},
+        {"audio_filepath": "b/2.wav", "duration": duration, "speaker": 8},
     ]
     corpus = Corpus("c", listed(folder, "manifest.json", rows))
     for _ in range(2):  # the second time what is known is known by its stat
@@ -136,7 +137,7 @@ def test_durations_of_whole_files_are_welcome_and_parts_are_set_aside_until_the_
         assert (report.utterances, report.quarantined) == (1, 1)
         assert speakers(home) == {"a/1.wav": "7"}
         stage, reason = refused(home)["b/2.wav"]
-        assert stage == "list" and "0.1 s of a file of 0.25 s" in reason
+        assert stage == "list" and f"{duration} s of a file of 0.25 s" in reason and why in reason
     del rows[1]["duration"]
     listed(folder, "manifest.json", rows)
     assert scan(corpus, home).utterances == 2

@@ -152,6 +152,7 @@ BAD = {
     ),
     "flip.flac": (_flip, "decoding fails after"),
     "hole.ogg": (_hole, "damaged"),
+    "joined.flac": (_joined, "one after the other"),
     "joined.ogg": (_joined, "one after the other"),
     "joined.opus": (_joined, "one after the other"),
     "empty_with_tags.wav": (_empty_with_tags, "0 frames"),

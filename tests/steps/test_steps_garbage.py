@@ -102,6 +102,15 @@ def test_what_a_killed_process_left_goes_after_a_day(own):
     assert not left.exists()
 
 
+def test_what_a_scan_could_not_look_into_is_counted(own):
+    assert collect_garbage(own, delete=False)["unseen"] == 0
+    file = own.home / "quarantine" / "made.parquet"
+    table = pq.read_table(file)
+    row = {name: None for name in table.column_names} | {"path": "locked", "reason": "no permission", "stage": "list"}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)]), file)
+    assert collect_garbage(own, delete=False)["unseen"] == 1
+
+
 def test_temporary_files_that_go_while_they_are_looked_for_are_nobodys_trouble(own, monkeypatch):
     monkeypatch.setattr(Path, "rglob", lambda home, pattern: [home / ".tmp-finished"])
     assert collect_garbage(own, delete=False)["temporary"] == 0

@@ -110,17 +110,32 @@ class _Speaker:
 def _readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return json.dumps(_rounded(value), ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _rounded(value: Any) -> Any:
+    """The same with four digits of every number that is not whole."""
+    match value:
+        case dict():
+            return {key: _rounded(item) for key, item in value.items()}
+        case list():
+            return [_rounded(item) for item in value]
+        case float():
+            return float(f"{value:.4g}")
+        case _:
+            return value
 
 
 # ---- commands: library calls are imported where they are used, so that --help and wrong use answer at once ---------
 
 
 def _scan(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.steps.corpus import scan_corpus
+    from snac_pipeline.steps.corpus import first_set_aside, scan_corpus
 
     names = options.corpus or list(settings.corpora)
     results = {name: scan_corpus(settings, name, options.limit, on_event) for name in names}
+    if not options.json:  # programs read the quarantine itself
+        results = {name: {**result, **first_set_aside(settings, name)} for name, result in results.items()}
     return results[names[0]] if len(names) == 1 else results
 
 
@@ -161,7 +176,9 @@ def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
         return compact_codes(settings, options.dry_run)
     figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
     if figures["errors"] and not options.exit_zero:
-        raise PipelineError("\n".join([f"{len(figures['errors'])} things are wrong:", *figures["errors"]]))
+        many = len(figures["errors"])
+        what = "1 thing is wrong:" if many == 1 else f"{many} things are wrong:"
+        raise PipelineError("\n".join([what, *figures["errors"]]))
     return figures
 
 
@@ -186,7 +203,10 @@ def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
 def _evaluate(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.evaluation import evaluate
 
-    return evaluate(settings, on_event)
+    result = evaluate(settings, on_event)
+    if not options.json:  # a row for each decoder and metric, which the report shows
+        del result["table"]
+    return result
 
 
 def _tokens(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -291,13 +311,16 @@ def _parser() -> argparse.ArgumentParser:
     split = add(
         "split",
         _split,
-        "give every speaker a side, train or val, for good; export the sides as folders",
+        "give every speaker a side, train, val or test, for good; export the sides as folders",
         "  snac-pipeline split\n"
         "  snac-pipeline split --export folders          # folders/train/CORPUS/SPEAKER/FILE, folders/val/...: links\n"
         "  snac-pipeline split --export folders --copy   # copies instead",
     )
     split.add_argument(
-        "--export", type=Path, metavar="DIR", help="write DIR/train and DIR/val, or bring what is there up to date"
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="write DIR/train, DIR/val and DIR/test, or bring what is there up to date",
     )
     split.add_argument("--copy", action="store_true", help="export copies instead of symbolic links")
     split.set_defaults(wrong_use=split.error)
@@ -376,11 +399,17 @@ def _parser() -> argparse.ArgumentParser:
         "statistics, sequences and byte-pair encoding of the codes",
         "  snac-pipeline tokens statistics\n  snac-pipeline tokens bpe",
     )
-    tokens.add_argument("what", choices=["statistics", "sequences", "bpe"])
+    tokens.add_argument(
+        "what",
+        choices=["statistics", "sequences", "bpe"],
+        help="statistics: how the codes are used; sequences: one flat sequence of tokens for each utterance; "
+        "bpe: a tokenizer of those, and whether it saves anything",
+    )
     recipe = add(
         "recipe",
         _recipe,
-        "check a recipe and show its defaults, or make one from an older script's JSON config",
+        "check a recipe and show all its fields, the settings' `training.overlay` laid over it, or make one from an "
+        "older script's JSON config",
         "  snac-pipeline recipe recipes/phase10.yaml\n  snac-pipeline recipe import old.json --phase phase10\n"
         "  snac-pipeline recipe import old.json --phase phase12 --output recipes/mine.yaml --ignore wandb_project",
     )

@@ -109,6 +109,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb+") as handle:
                         os.fsync(handle.fileno())
+                    file.chmod(0o644)  # safetensors writes for its owner alone
             flush_folder(temporary)
             temporary.chmod(0o755)
             if path.exists():

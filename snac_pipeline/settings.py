@@ -275,6 +275,11 @@ def load_settings(path: str | Path | None = None) -> Settings:
     Raises PipelineError that names the file, the key and what is wrong with it.
     """
     file = settings_path(path)
+    if not file.exists():
+        raise PipelineError(
+            f"the settings file {file} does not exist; name yours with --settings FILE or ${SETTINGS_VARIABLE}, or run "
+            "this in the folder of pipeline.yaml"
+        )
     return _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
 
 
@@ -335,7 +340,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
-        raise PipelineError(f"{file} does not exist; give the path of a settings or recipe file") from error
+        raise PipelineError(f"{file} does not exist; give the path of a YAML file") from error
     except OSError as error:
         raise PipelineError(f"{file} cannot be read: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -357,8 +362,23 @@ def parse_model(model: type[Model], content: dict[str, Any], source: str) -> Mod
             if problem["type"] == "extra_forbidden":
                 lines.append(f"unknown key `{key}` (known here: {', '.join(_known_keys(model, problem['loc'][:-1]))})")
             else:
-                lines.append(f"`{key}`: {problem['msg']}")
+                lines.append(f"`{key}`: {_words(problem)}")
         raise PipelineError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _words(problem: Any) -> str:
+    """What is wrong with a value, in words of YAML, not of Python."""
+    match problem["type"]:
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case "model_type" | "dict_type":
+            return f"must hold `key: value` lines, not {problem['input']!r}"
+        case "list_type":
+            return f"must be a list, such as [{problem['input']}], not {problem['input']!r}"
+        case _:
+            return problem["msg"]
 
 
 def _known_keys(kind: Any, place: tuple) -> list[str]:

@@ -93,8 +93,9 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
 def test_others_may_read_what_is_written(tmp_path):
     write_text(tmp_path / "new" / "file", "x")
     with atomic_folder(tmp_path / "folder") as temporary:
-        (temporary / "a").touch()
-    assert (tmp_path / "new" / "file").stat().st_mode & 0o777 == 0o644
+        (temporary / "a").touch(mode=0o600)
+    for file in (tmp_path / "new" / "file", tmp_path / "folder" / "a"):
+        assert file.stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
 
 

@@ -15,7 +15,7 @@ from snac_pipeline.corpus import (
     update_splits,
     write_folders,
 )
-from snac_pipeline.corpus.manifest import manifest_file
+from snac_pipeline.corpus.manifest import manifest_file, quarantine_file
 from snac_pipeline.corpus.plots import draw_durations, draw_sides
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet
@@ -43,6 +43,18 @@ def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEv
     picture = settings.home / "manifest" / f"{name}.png"
     draw_durations(picture, read_parquet(manifest_file(settings.home, name), columns=["duration", "bandwidth"]))
     return {**report, "durations": str(picture)}
+
+
+def first_set_aside(settings: Settings, name: str, at_most: int = 5) -> dict[str, Any]:
+    """For people: the first files in one corpus's quarantine with their reasons, and where all of them are."""
+    rows = read_parquet(quarantine_file(settings.home, name), columns=["path", "reason"])
+    if not len(rows):
+        return {}
+    first = rows.slice(0, at_most).to_pylist()
+    return {
+        "why_quarantined": {row["path"]: row["reason"] for row in first},
+        "all_quarantined": str(quarantine_file(settings.home, name)),
+    }
 
 
 def split_corpora(settings: Settings) -> dict[str, Any]:

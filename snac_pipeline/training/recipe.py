@@ -273,6 +273,12 @@ def load_recipe(path: str | Path, overlay: str | Path | None = None) -> Recipe:
 
     Raises PipelineError naming file and key.
     """
+    for file in (path, overlay):
+        if file is not None and not Path(file).exists():
+            raise PipelineError(
+                f"the recipe file {file} does not exist; those of `training.decoders` and `training.overlay`, by "
+                "default recipes/phase10.yaml and so on, count from the folder of the settings file"
+            )
     content = read_yaml(Path(path))
     source = str(path)
     if overlay is not None:

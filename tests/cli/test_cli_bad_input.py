@@ -58,6 +58,8 @@ def test_a_corrupt_file_among_good_ones_is_set_aside_and_the_rest_goes_on(projec
     found = project.done("codes", "verify")
     assert (found["utterances"], found["errors"], found["exact"]) == (3, [], True)
     assert project.done("status")["quarantine"] == {"made": 1}
+    said = project("scan").out
+    assert bad.name in said.partition("why_quarantined:")[2] and "quarantine/made.parquet" in said
 
 
 def test_one_utterance(project):
@@ -107,6 +109,9 @@ def test_a_file_that_vanished_after_the_scan(project):
         ({"split": {"val": 1.5}}, "`split.val`: Input should be less than 1"),
         ({"corpora": {}}, "`corpora`"),
         ({"limit": 0}, "`limit`: Input should be greater than or equal to 1"),
+        ({"corpora": {"made": "speech"}}, "`corpora.made`: must hold `key: value` lines, not 'speech'"),
+        ({"corpora": {"my speech": {"path": "speech"}}}, "`corpora`: corpus name 'my speech': use letters"),
+        ({"devices": "cpu"}, "`devices`: must be a list, such as [cpu], not 'cpu'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_place(project, changes, words):

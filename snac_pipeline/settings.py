@@ -16,6 +16,9 @@ from snac_pipeline.errors import PipelineError
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
+PROJECT = Path(__file__).parents[1]
+"""The project's folder, where its recipes are."""
+
 SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
 """Environment variable that names the settings file to use instead of ./pipeline.yaml."""
 
@@ -289,16 +292,21 @@ def _resolve(settings: Settings, root: Path) -> Settings:
     def absolute(path: Path) -> Path:
         return root / path.expanduser()
 
+    def recipe(path: Path) -> Path:
+        """Beside the settings file, or else, when none is there, the project's own."""
+        own, shipped = absolute(path), PROJECT / path
+        return shipped if not own.exists() and shipped.exists() else own
+
     def located(path: str) -> str:
         return path if "://" in path else str(absolute(Path(path)))
 
     training = settings.training.model_copy(
         update={
             "decoders": {
-                name: decoder.model_copy(update={"recipe": absolute(decoder.recipe)})
+                name: decoder.model_copy(update={"recipe": recipe(decoder.recipe)})
                 for name, decoder in settings.training.decoders.items()
             },
-            "overlay": settings.training.overlay and absolute(settings.training.overlay),
+            "overlay": settings.training.overlay and recipe(settings.training.overlay),
         }
     )
     corpora = {

@@ -43,7 +43,15 @@ def test_relative_paths_count_from_the_files_folder(tmp_path, monkeypatch):
         assert settings.home.resolve() == tmp_path / "out"
         assert settings.corpora["mine"].path == str(tmp_path / "a" / "speech")
         assert settings.training.overlay == tmp_path / "a" / "o.yaml"
-        assert settings.training.decoders["decoder_24khz"].recipe == tmp_path / "a" / "recipes" / "phase10.yaml"
+
+
+def test_recipes_are_those_beside_the_file_or_else_the_projects(tmp_path):
+    file = written(tmp_path, LEAST)
+    shipped, own = REPOSITORY / "recipes" / "phase10.yaml", tmp_path / "recipes" / "phase10.yaml"
+    assert load_settings(file).training.decoders["decoder_24khz"].recipe.samefile(shipped)
+    own.parent.mkdir()
+    own.touch()
+    assert load_settings(file).training.decoders["decoder_24khz"].recipe == own
 
 
 def test_absolute_paths_and_the_users_folder_stay(tmp_path, monkeypatch):

@@ -7,8 +7,10 @@ no other module of the project computes one. Units: samples count at `sampling_r
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -168,6 +170,11 @@ class CodecSpec:
     def hop_length(self) -> int:
         """Samples per latent."""
         return math.prod(self.encoder_rates)
+
+    @functools.cached_property
+    def decoder_samples(self) -> tuple[int, ...]:
+        """Samples per latent after each of the decoder's blocks; the last is hop_length."""
+        return tuple(itertools.accumulate(self.decoder_rates, operator.mul))
 
     @property
     def levels(self) -> int:

@@ -230,6 +230,13 @@ class CodecSpec:
         """Tokens per level in `frames` coarse frames."""
         return tuple(frames * n for n in self.tokens_per_frame)
 
+    def output_rate(self, rate: int | None) -> int:
+        """`rate` itself, or the first of output_rates where it is None. Raises PipelineError for any other."""
+        if rate is not None and rate not in self.output_rates:
+            rates = " and ".join(str(known) for known in self.output_rates)
+            raise PipelineError(f"this codec decodes to {rates} Hz, not to {rate} Hz")
+        return rate or self.output_rates[0]
+
     def frames_of(self, token_counts: Sequence[int]) -> int:
         """Coarse frames that hold `token_counts` tokens per level.
 

@@ -73,15 +73,15 @@ def encode_stream(
     15 frames; after 0.34 s, 4 frames, with chunk_seconds=0, at seven times the work.
     encode: what takes the place of `model.encode`, for another precision.
     """
-    spec, encode = model.spec, encode or model.encode
+    spec, device = model.spec, next(model.parameters()).device
     chunk, context = spec.segment_frames(chunk_seconds), spec.encode_context
-    device = next(model.parameters()).device
+    encode = encode or (lambda audio: model.encode(audio.to(device)))
     audio = _Arriving()
 
     def encoded(stretch: Stretch) -> list[Tensor]:
         taken = audio.take(spec.samples(stretch.first), spec.samples(stretch.last))
         with torch.no_grad():
-            levels = encode(taken.to(device))
+            levels = encode(taken)
         return [level[:, stretch.kept(count)] for level, count in zip(levels, spec.tokens_per_frame, strict=True)]
 
     plan = stretches(None, chunk, context)
@@ -119,7 +119,7 @@ def decode_stream(
     if noise == "upstream":
         raise PipelineError("noise `upstream` is drawn for a whole at once; a stream takes `seeded` or `off`")
     spec = model.spec
-    rate = output_rate or spec.output_rates[0]
+    rate = spec.output_rate(output_rate)
     limit = None if length is None else length * rate // spec.sampling_rate
     return _cut(_decoded(model, codes, rate, noise, seed, spec.segment_frames(chunk_seconds)), limit)
 
@@ -188,6 +188,7 @@ class _Arriving:
 
     def take(self, first: int, last: int) -> Tensor:
         """From `first` to `last`; what is before `first` is forgotten."""
-        self.blocks = [torch.cat(self.blocks, dim=-1)[..., first - self.start :]]
+        whole = self.blocks[0] if len(self.blocks) == 1 else torch.cat(self.blocks, dim=-1)
+        self.blocks = [whole[..., first - self.start :]]
         self.start = first
         return self.blocks[0][..., : last - first]

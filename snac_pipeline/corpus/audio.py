@@ -4,8 +4,11 @@ A slice is what the same slice of the whole resampled file would be (to 1e-6), b
 both sides and starts where the two rates' sampling instants coincide.
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import soxr
@@ -50,6 +53,50 @@ def read_audio(
     return x
 
 
+@dataclass
+class Audio:
+    """A file that is read in blocks (n, channels) at the rate asked for; joined they are what `read_audio` gives."""
+
+    source_rate: int
+    channels: int
+    """Of the file, whatever the blocks have."""
+    header_frames: int | None
+    """What its header says; None where it says nothing."""
+    blocks: Iterator[np.ndarray]
+    source_samples: int = 0
+    """Frames of the file that were read."""
+
+
+@contextlib.contextmanager
+def open_audio(path: str | bytes | os.PathLike, sample_rate: int, *, mix: bool = True) -> Iterator[Audio]:
+    """Open a file to be read once, in the memory of a block. mix: the mean of its channels, in place of all of them.
+
+    Raises PipelineError naming the path where the file cannot be decoded, when its blocks are read too.
+    """
+    with open_stream(path) as stream:
+        audio = Audio(stream.sample_rate, stream.channels, stream.header_frames, iter(()))
+        audio.blocks = _resampled_blocks(stream, audio, sample_rate, mix)
+        yield audio
+
+
+def _resampled_blocks(stream: Stream, audio: Audio, sample_rate: int, mix: bool) -> Iterator[np.ndarray]:
+    channels = 1 if mix else stream.channels
+    resample = None
+    if stream.sample_rate != sample_rate:
+        resample = soxr.ResampleStream(stream.sample_rate, sample_rate, channels, dtype="float32", quality="HQ")
+    for block in stream.blocks(0, None):
+        audio.source_samples += len(block)
+        x = _mono(block)[:, None] if mix else block
+        yield resample.resample_chunk(np.ascontiguousarray(x)) if resample else x
+    if resample:
+        yield resample.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """(n, channels) -> (n,)"""
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
 def _source_window(source: int, target: int, start: int, frames: int | None) -> tuple[int, int | None]:
     """Source frames [first, last) that the slice needs; `first` is an instant that both rates sample."""
     context = 0 if source == target else math.ceil(_CONTEXT * max(1.0, source / target))
@@ -63,8 +110,7 @@ def _read_mono(stream: Stream, first: int, frames: int | None) -> np.ndarray:
     """Source frames [first, first + frames) as the mean of the channels, shorter where the file ends."""
     blocks, missing = [], frames
     for block in stream.blocks(first, frames):
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        blocks.append(mono[:missing])
+        blocks.append(_mono(block)[:missing])
         if missing is not None:
             missing -= len(blocks[-1])
             if missing == 0:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from snac_pipeline.corpus.naming import stored_path
 from snac_pipeline.errors import PipelineError
@@ -38,6 +39,18 @@ class Item:
     def name(self) -> str:
         """For people and for files: UTF-8 whatever the path is."""
         return "standard input" if self.source == STANDARD else stored_path(self.source)
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[str]:
+        """A path that can be read anywhere; what comes through a pipe is copied to a temporary file first."""
+        if self.source == STANDARD:
+            with _copied(sys.stdin.buffer) as path:
+                yield path
+        elif os.path.exists(self.source) and not stat.S_ISREG(os.stat(self.source).st_mode):  # <(...) of a shell
+            with open(self.source, "rb") as pipe, _copied(pipe) as path:
+                yield path
+        else:
+            yield self.source
 
 
 def find_items(arguments: Sequence[str], extensions: Collection[str], to: str) -> list[Item]:
@@ -126,20 +139,7 @@ def is_file(to: str, known: Collection[str]) -> bool:
 
 
 @contextlib.contextmanager
-def seekable(source: str) -> Iterator[str]:
-    """A path of the source's bytes that can be read anywhere; a pipe's are copied to a temporary file first."""
-    if source == STANDARD:
-        with _copied(sys.stdin.buffer) as path:
-            yield path
-    elif os.path.exists(source) and not stat.S_ISREG(os.stat(source).st_mode):  # <(...) of a shell
-        with open(source, "rb") as pipe, _copied(pipe) as path:
-            yield path
-    else:
-        yield source
-
-
-@contextlib.contextmanager
-def _copied(pipe) -> Iterator[str]:
+def _copied(pipe: BinaryIO) -> Iterator[str]:
     with tempfile.NamedTemporaryFile(prefix="snac-pipeline-") as copy:
         shutil.copyfileobj(pipe, copy, 1 << 20)
         copy.flush()

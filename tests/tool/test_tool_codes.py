@@ -2,18 +2,24 @@
 
 import dataclasses
 import re
+import warnings
 
 import made_codes as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 from geometries import PUBLISHED, build, thin
 from made_sound import length, write
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.parts import part_files
 from snac_pipeline.tool.codes_files import CODES_EXTENSIONS, About, Coded, Identity, read_codes, write_codes
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import snac
 
 FORMATS = [extension[1:] for extension in CODES_EXTENSIONS]
 
@@ -69,6 +75,22 @@ def test_codes_are_those_of_the_code_cache_with_its_digests_and_fingerprint(run,
         [coded] = read_codes(file, "")
         found[coded.about.digest] = [level[0] for level in coded.levels]
     made.assert_same_codes(found, cached)
+
+
+def test_codes_and_sound_are_those_of_the_published_package(run, here):
+    """Where the two overlap: one head, and sound without noise, which upstream's decoder draws anew each time."""
+    spec = thin(PUBLISHED["24khz"], noise=False)
+    ours = build(spec)
+    theirs = snac.SNAC(**spec.to_dict()).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    folder, file = ours.save_pretrained(here / "plain"), write(here / "a.wav", 9001)
+    assert run("encode", "a.wav", "--to", "a.npz", model=folder).status == 0
+    assert run("reconstruct", "a.wav", "--to", "b.wav", model=folder).status == 0
+    with torch.inference_mode():
+        audio, codes = theirs(torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None, None])
+    for level, wanted in zip(read_codes("a.npz", "")[0].levels, codes, strict=True):
+        np.testing.assert_array_equal(level, wanted.numpy())
+    np.testing.assert_allclose(soundfile.read(here / "b.wav")[0], audio[0, 0].numpy(), atol=1e-6)
 
 
 def test_parts_of_the_code_cache_can_be_decoded(run, here, codec):

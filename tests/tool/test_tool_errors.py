@@ -118,6 +118,8 @@ def test_a_model_that_is_not_there(run, here, source):
         ("out.parquet", (), "parquet is not written by this command"),
         ("out.flac", ("--format", "wav"), "name two formats"),
         ("out.wav", ("--device", "cuda:99"), "device 'cuda:99' is not here"),
+        ("/proc/out", (), "or `--to`"),
+        ("a.wav/out.wav", (), "or `--to`"),
     ],
 )
 def test_a_place_or_device_that_cannot_be(run, here, to, more, words):

@@ -3,7 +3,8 @@
 With --json a command prints JSON objects, one per line: {"event": "progress", ...} while it works, then one
 {"event": "result", ...} or {"event": "error", "message": ...}; Dagster's assets read just that. Without it, progress
 goes to standard error and the result is printed for people. Exit status: 0 done, 1 failed, 2 wrong use, 130
-interrupted.
+interrupted. The commands about a codec alone need no settings; for them files, codes or a model that cannot be used are
+wrong use too.
 """
 
 import argparse
@@ -20,12 +21,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from snac_pipeline.errors import PipelineError, ProcessLost
-from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings
+from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
+
+MODEL_HELP = "a codec's folder, a training run's, or a hub id"
 
 Result = dict[str, Any]
 OnEvent = Callable[[dict[str, Any]], None]
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,13 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     speaker = _Speaker(options.json, silent=int(os.environ.get("RANK", 0)) > 0)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        speaker.result(options.command(options, load_settings(options.settings), speaker.progress))
+        speaker.result(options.command(options, _settings(options), speaker.progress))
     except ProcessLost as error:  # the process that is gone has the last word
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     except PipelineError as error:
         speaker.error(str(error))
-        return EXIT_FAILED
+        return options.error_status
     except BrokenPipeError:  # whoever read our output went away: `snac-pipeline ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -51,6 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         speaker.close()
     return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings | None:
+    """The settings; None for a command that can do without where none are named and there is no pipeline.yaml."""
+    if options.needs_settings or options.settings or settings_path().exists():
+        return load_settings(options.settings)
+    return None
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -150,13 +160,41 @@ def _split(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     return {**figures, "export": export_splits(settings, options.export, options.copy, on_event)}
 
 
-def _info(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+def _info(options: argparse.Namespace, settings: Settings | None, on_event: OnEvent) -> Result:
     from snac_pipeline.codec import SNAC
     from snac_pipeline.steps.codes import base_codec, describe_codec
 
     if options.codec is None:
-        return describe_codec(settings, base_codec(settings)[0], settings.base_codec.source)
-    return describe_codec(settings, SNAC.from_pretrained(options.codec), options.codec)
+        settings = settings or load_settings(options.settings)
+        return describe_codec(base_codec(settings)[0], settings.base_codec.source, settings.caching.precision)
+    precision = settings.caching.precision if settings else "fp32"
+    return describe_codec(SNAC.from_pretrained(options.codec), options.codec, precision)
+
+
+def _convert(options: argparse.Namespace, settings: Settings | None, on_event: OnEvent) -> Result:
+    """encode, decode, reconstruct and generate."""
+    from snac_pipeline import tool
+    from snac_pipeline.codec import SNAC
+    from snac_pipeline.engine.devices import find_devices
+
+    if options.json and options.to == "-":
+        options.wrong_use("--json and `--to -` both want standard output")
+    wanted = [options.device] if options.device else settings.devices if settings else []
+    model = SNAC.from_pretrained(options.model).to(find_devices(wanted)[0])
+    given = vars(options)
+    how = tool.Options(**{name: given[name] for name in tool.Options.__dataclass_fields__ if name in given})
+    if options.name == "generate":
+        return tool.generate(model, options.codes, options.like, options.seconds, how, on_event)
+    return getattr(tool, options.name)(model, options.inputs, how, on_event)
+
+
+def _onnx(options: argparse.Namespace, settings: Settings | None, on_event: OnEvent) -> Result:
+    from snac_pipeline.codec import SNAC
+    from snac_pipeline.codec.onnx import export_onnx
+
+    model = SNAC.from_pretrained(options.model)
+    on_event({"message": "tracing, and comparing in onnxruntime: about a minute"})
+    return export_onnx(model, options.to)
 
 
 def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -289,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(command=function)
+        command.set_defaults(command=function, name=name, needs_settings=True, error_status=EXIT_FAILED)
         command.add_argument("--settings", metavar="FILE", help=f"default: ${SETTINGS_VARIABLE}, or ./pipeline.yaml")
         command.add_argument("--json", action="store_true", help="print JSON objects, one per line")
         return command
@@ -325,7 +363,9 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--copy", action="store_true", help="export copies instead of symbolic links")
     split.set_defaults(wrong_use=split.error)
     info = add("info", _info, "describe a codec", "  snac-pipeline info\n  snac-pipeline info examples/base_codec")
-    info.add_argument("codec", nargs="?", help="a folder or a hub id; the base codec of the settings when absent")
+    info.add_argument("codec", nargs="?", help=f"{MODEL_HELP}; the base codec of the settings when absent")
+    info.set_defaults(needs_settings=False)
+    _add_tool(add)
     cache = add(
         "cache",
         _cache,
@@ -445,8 +485,111 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tool(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands about a codec alone."""
+
+    def add_conversion(name: str, summary: str, examples: str, to: str, formats: list[str]) -> argparse.ArgumentParser:
+        command = add(name, _convert, summary, examples)
+        command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+        if name != "generate":
+            command.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, 'globs' or - (stdin)")
+        command.add_argument("--to", required=True, metavar="PLACE", help=f"{to}, or - for standard output")
+        command.add_argument("--format", choices=formats, help=f"in a folder, or to -; default: {formats[0]}")
+        command.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+        command.add_argument(
+            "--device", type=_device, help="a GPU's number, cuda:N or cpu; default: the first there is"
+        )
+        command.set_defaults(needs_settings=False, error_status=EXIT_WRONG_USE, wrong_use=command.error)
+        return command
+
+    def add_stereo(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--stereo",
+            choices=["mix", "channels"],
+            default="mix",
+            help="mix: one channel, their mean, as in the code cache (default); channels: each for itself",
+        )
+
+    def add_output(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--rate", type=_positive, metavar="HZ", help="24000 or 48000, as the model has them")
+        command.add_argument(
+            "--noise",
+            choices=["seeded", "off"],
+            default="seeded",
+            help="the decoder's: the same for the same --seed (default), or none",
+        )
+        command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+    folder = "a folder, where paths are kept; or one file"
+    audio, codes = ["wav", "flac", "ogg"], ["parquet", "npz", "txt"]
+    reconstruct = add_conversion(
+        "reconstruct",
+        "audio through a codec and back, as long as it was, to the sample",
+        "  snac-pipeline reconstruct examples/base_codec speech.wav --to out.wav\n"
+        "  snac-pipeline reconstruct work/runs/phase11-0123 recordings --to out --rate 48000 --format flac\n"
+        "  snac-pipeline reconstruct hubertsiuzdak/snac_24khz - --to - < in.mp3 > out.wav",
+        folder,
+        audio,
+    )
+    add_stereo(reconstruct)
+    add_output(reconstruct)
+    encode = add_conversion(
+        "encode",
+        "audio to codes",
+        "  snac-pipeline encode examples/base_codec examples/speech --to codes\n"
+        "  snac-pipeline encode examples/base_codec 'recordings/**/*.mp3' --to codes --format npz --stereo channels\n"
+        "  snac-pipeline encode examples/base_codec speech.wav --to speech.txt",
+        folder,
+        codes,
+    )
+    add_stereo(encode)
+    decode = add_conversion(
+        "decode",
+        "codes to audio",
+        "  snac-pipeline decode examples/base_codec codes --to audio\n"
+        "  snac-pipeline decode work/runs/phase12-0123 speech.txt --to speech.wav --rate 48000\n"
+        "  snac-pipeline decode examples/base_codec work/codes/0123/part-4567.parquet --to audio",
+        folder,
+        audio,
+    )
+    add_output(decode)
+    generate = add_conversion(
+        "generate",
+        "audio of codes that are given or sampled",
+        "  snac-pipeline generate examples/base_codec --codes - --to out.wav < codes.txt\n"
+        "  snac-pipeline generate examples/base_codec --seconds 3 --seed 1 --to noise.wav\n"
+        "  snac-pipeline generate examples/base_codec --like codes --to babble.wav",
+        "a file",
+        audio,
+    )
+    add_output(generate)
+    given = generate.add_mutually_exclusive_group()
+    given.add_argument("--codes", metavar="FILE", help="decode these codes, - for standard input, instead of sampling")
+    given.add_argument("--like", nargs="+", default=[], metavar="CODES", help="sample coarse frames of these codes")
+    generate.add_argument("--seconds", type=_positive_number, default=5.0, metavar="S", help="how long; default: 5")
+    onnx = add(
+        "onnx",
+        _onnx,
+        "write encoder and decoder as ONNX models, checked in onnxruntime (extra `onnx`)",
+        "  snac-pipeline onnx examples/base_codec --to onnx",
+    )
+    onnx.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    onnx.add_argument("--to", required=True, type=Path, metavar="DIR", help="where encoder.onnx and decoder.onnx go")
+    onnx.set_defaults(needs_settings=False, error_status=EXIT_WRONG_USE)
+
+
 def _device(text: str) -> str:
     return f"cuda:{text}" if text.isascii() and text.isdigit() else text
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
 
 
 def _positive(text: str) -> int:

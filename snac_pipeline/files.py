@@ -30,7 +30,7 @@ def make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PipelineError(
-            f"cannot create the folder {path}: {error.strerror}; choose another `home` in pipeline.yaml "
+            f"cannot create the folder {path}: {error.strerror}; choose another `home` in pipeline.yaml, or `--to`, "
             "or give this user write permission there"
         ) from error
     return path
@@ -55,7 +55,7 @@ def _named_if_full(path: Path) -> Iterator[None]:
             raise
         raise PipelineError(
             f"cannot write {path}: {os.strerror(error.errno)}; make room there, or choose another `home` in "
-            "pipeline.yaml, and run again"
+            "pipeline.yaml, or `--to`, and run again"
         ) from error
 
 
@@ -65,7 +65,7 @@ def _named_if_refused(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PipelineError(
-            f"cannot write in {folder}: {error.strerror}; choose another `home` in pipeline.yaml "
+            f"cannot write in {folder}: {error.strerror}; choose another `home` in pipeline.yaml, or `--to`, "
             "or give this user write permission there"
         ) from error
 

@@ -11,12 +11,20 @@ from snac_pipeline.errors import PipelineError
 HALF_TAPS = 24
 
 
-def halfband_kernel(dtype: torch.dtype = torch.float32) -> Tensor:
-    """The odd phase of a half-band interpolator, (1, 1, 2 * HALF_TAPS): a Kaiser-windowed sinc (beta 9) of sum 1."""
+def _halfband_taps() -> Tensor:
     offsets = torch.arange(-HALF_TAPS, HALF_TAPS, dtype=torch.float64) + 0.5
     window = torch.special.i0(9.0 * torch.sqrt(1 - (offsets / HALF_TAPS) ** 2))
     taps = torch.sinc(offsets) * window
-    return (taps / taps.sum()).to(dtype)[None, None]
+    return (taps / taps.sum())[None, None]
+
+
+# Made once: a constant to what exports the model, which may know no Bessel functions.
+_HALFBAND = _halfband_taps()
+
+
+def halfband_kernel(dtype: torch.dtype = torch.float32) -> Tensor:
+    """The odd phase of a half-band interpolator, (1, 1, 2 * HALF_TAPS): a Kaiser-windowed sinc (beta 9) of sum 1."""
+    return _HALFBAND.to(dtype)
 
 
 def double_rate(audio_B1T: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from snac_pipeline.files import atomic_folder, write_json
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
+RUN_MODEL = "model"
+"""Where in a run's folder the trained codec is."""
 CODEC_FILES = {"config.json", SAFETENSORS, PICKLE}
 
 
@@ -38,13 +40,15 @@ def resolve(
 ) -> Path:
     """The local folder of a codec: `source` itself when it is a folder, else the hub's snapshot of that id.
 
+    A training run's folder stands for the model in it.
     files, kind: for something else than a codec, the files to have and what errors call it.
     revision, cache_dir, local_files_only: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured too.
     Raises PipelineError, in one sentence, for an id that does not exist or cannot be reached.
     """
     name = str(source)
     if name and Path(source).is_dir():
-        return Path(source)
+        folder, trained = Path(source), Path(source) / RUN_MODEL
+        return trained if (trained / "config.json").exists() and not (folder / "config.json").exists() else folder
     if isinstance(source, Path) or name.startswith((".", os.sep, "~")) or name.count("/") != 1:
         raise PipelineError(
             f"{name} is neither a folder nor a hub id; give a folder with {sorted(files)[0]}, or owner/name"

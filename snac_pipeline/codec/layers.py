@@ -195,7 +195,7 @@ class LocalAttention(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         normed = self.norm(x_BCT.transpose(1, 2).to(self.norm.weight.dtype)).to(x_BCT.dtype)
         qkv = F.linear(normed, self.to_qkv.weight.to(x_BCT.dtype))
-        q, k, v = rearrange(qkv, "b (w n) (three h d) -> three b h w n d", three=3, h=self.heads, n=self.window)
+        q, k, v = rearrange(qkv, "b (w n) (three h d) -> three (b w) h n d", three=3, h=self.heads, n=self.window)
         mixed = F.scaled_dot_product_attention(self.rel_pos(q), self.rel_pos(k), v)
-        joined = rearrange(mixed, "b h w n d -> b (w n) (h d)")
+        joined = rearrange(mixed, "(b w) h n d -> b (w n) (h d)", b=len(x_BCT))
         return x_BCT + F.linear(joined, self.to_out.weight.to(x_BCT.dtype)).transpose(1, 2)

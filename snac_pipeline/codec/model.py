@@ -191,9 +191,7 @@ class SNAC(nn.Module):
         noise, seed, start_frame: see codec.noise; start_frame is the crop's first coarse frame in its utterance.
         Raises PipelineError for ragged or out-of-range codes and unknown rates.
         """
-        rate = output_rate or self.spec.output_rates[0]
-        if rate not in self.spec.output_rates:
-            raise PipelineError(f"this codec decodes to {self.spec.output_rates} Hz, not to {rate} Hz")
+        rate = self.spec.output_rate(output_rate)
         start = torch.as_tensor(start_frame) * self.spec.vq_strides[0]
         audio = self.synthesize(self.dequantize(codes), Noise(noise, seed, start), (rate,))[rate]
         return audio if length is None else audio[..., : length * rate // self.spec.sampling_rate]

@@ -7,8 +7,10 @@ no other module of the project computes one. Units: samples count at `sampling_r
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -169,6 +171,11 @@ class CodecSpec:
         """Samples per latent."""
         return math.prod(self.encoder_rates)
 
+    @functools.cached_property
+    def decoder_samples(self) -> tuple[int, ...]:
+        """Samples per latent after each of the decoder's blocks; the last is hop_length."""
+        return tuple(itertools.accumulate(self.decoder_rates, operator.mul))
+
     @property
     def levels(self) -> int:
         """Number of quantizer levels (K)."""
@@ -222,6 +229,13 @@ class CodecSpec:
     def token_counts(self, frames: int) -> tuple[int, ...]:
         """Tokens per level in `frames` coarse frames."""
         return tuple(frames * n for n in self.tokens_per_frame)
+
+    def output_rate(self, rate: int | None) -> int:
+        """`rate` itself, or the first of output_rates where it is None. Raises PipelineError for any other."""
+        if rate is not None and rate not in self.output_rates:
+            rates = " and ".join(str(known) for known in self.output_rates)
+            raise PipelineError(f"this codec decodes to {rates} Hz, not to {rate} Hz")
+        return rate or self.output_rates[0]
 
     def frames_of(self, token_counts: Sequence[int]) -> int:
         """Coarse frames that hold `token_counts` tokens per level.

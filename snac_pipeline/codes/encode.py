@@ -4,15 +4,16 @@ Batches hold utterances of one padded length, since padding to the longest would
 Long recordings are encoded in chunks with enough context on each side to be exact too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codec.streaming import Stretch, stretches
 from snac_pipeline.codes.precision import Precision, quantize
-from snac_pipeline.corpus.audio import InOrder, read_audio, resampled_length
+from snac_pipeline.corpus.audio import resampled_length
 
 ONE_BY_ONE = ("cpu",)
 """Kinds of device where the rows of a batch are encoded one after the other. Kernels are chosen by shape, and round
@@ -64,7 +65,7 @@ class Window(NamedTuple):
 
     def kept(self, level: np.ndarray, tokens_per_frame: int) -> np.ndarray:
         """Of a level's codes (B, n) of the window's audio those that are kept."""
-        return level[:, (self.start - self.first) * tokens_per_frame : (self.end - self.first) * tokens_per_frame]
+        return level[:, Stretch(self.first, self.start, self.end, self.last).kept(tokens_per_frame)]
 
 
 def plan_windows(items: Sequence[Recording], spec: CodecSpec, batch_seconds: float) -> Iterator[Window]:
@@ -73,7 +74,7 @@ def plan_windows(items: Sequence[Recording], spec: CodecSpec, batch_seconds: flo
     for batch in batches(items, spec, batch_seconds):
         frames = spec.frames_for(batch[0].num_samples)
         if frames > chunk and len(batch) == 1:
-            yield from (Window(batch, *stretch) for stretch in windows(spec, frames, chunk))
+            yield from (Window(batch, *stretch) for stretch in stretches(frames, chunk, spec.encode_context))
         else:
             yield Window(batch, 0, 0, frames, frames)
 
@@ -84,24 +85,6 @@ def window_samples(spec: CodecSpec, batch_seconds: float) -> int:
     return max(spec.samples(longest), round(batch_seconds * spec.sampling_rate))
 
 
-def encode_batch(
-    model: SNAC, batch: Sequence[Recording], chunk_seconds: float, precision: Precision
-) -> list[list[np.ndarray]]:
-    """For each recording one uint16 array per level. All must have one padded length."""
-    spec = model.spec
-    frames = spec.frames_for(batch[0].num_samples)
-    chunk = spec.segment_frames(chunk_seconds)
-    if frames > chunk and len(batch) == 1:
-        [item], reader = batch, InOrder()
-        codes = encode_chunks(model, lambda start, count: reader.read(item.file, spec.sampling_rate, start, count),
-                              frames, chunk, precision)  # fmt: skip
-        reader.close()
-        return [codes]
-    length = spec.samples(frames)
-    audio = np.stack([read_audio(item.file, spec.sampling_rate, 0, length) for item in batch])
-    return [list(utterance) for utterance in zip(*encode_array(model, audio, precision), strict=True)]
-
-
 def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> list[np.ndarray]:
     """Codes per level, (B, n_k) uint16, of float32 audio at sampling_rate."""
     device = next(model.parameters()).device
@@ -109,35 +92,6 @@ def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> lis
     audio_B1T = torch.from_numpy(audio_BT)[:, None]
     rows = [quantize(model, some.to(device), precision).codes for some in audio_B1T.split(at_once)]
     return [torch.cat(level).cpu().numpy().astype(np.uint16) for level in zip(*rows, strict=True)]
-
-
-def encode_chunks(
-    model: SNAC, read: Callable[[int, int], np.ndarray], frames: int, chunk: int, precision: Precision
-) -> list[np.ndarray]:
-    """Codes of a long recording in bounded memory, equal to encoding it whole.
-
-    read(start, count) gives float32 audio from sample `start`, zeros after the end. frames: coarse frames of the whole
-    recording. chunk: coarse frames at a time, whole units of spec.alignment.
-    """
-    spec = model.spec
-    pieces: list[list[np.ndarray]] = [[] for _ in range(spec.levels)]
-    for first, start, end, last in windows(spec, frames, chunk):
-        audio = read(spec.samples(first), spec.samples(last - first))
-        for k, level in enumerate(encode_array(model, audio[None], precision)):
-            count = spec.tokens_per_frame[k]
-            pieces[k].append(level[0, (start - first) * count : (end - first) * count])
-    return [np.concatenate(level) for level in pieces]
-
-
-def windows(spec: CodecSpec, frames: int, chunk: int) -> Iterator[tuple[int, int, int, int]]:
-    """(first, start, end, last) in coarse frames, chunk by chunk: encode first..last, keep start..end.
-
-    All are whole units of spec.alignment where `frames` and `chunk` are.
-    """
-    context = spec.encode_context
-    for start in range(0, frames, chunk):
-        end = min(frames, start + chunk)
-        yield max(0, start - context), start, end, min(frames, end + context)
 
 
 def encode_in_memory(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> list[np.ndarray]:
@@ -170,5 +124,5 @@ def _halves(spec: CodecSpec, audio_BT: np.ndarray) -> list[tuple[np.ndarray, int
         return None
     return [
         (audio_BT[:, spec.samples(first) : spec.samples(last)], start - first, end - first)
-        for first, start, end, last in windows(spec, frames, chunk)
+        for first, start, end, last in stretches(frames, chunk, spec.encode_context)
     ]

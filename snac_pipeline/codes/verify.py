@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codec.quantizer import Quantized
-from snac_pipeline.codes.encode import Recording, encode_batch, recordings, windows
+from snac_pipeline.codec.streaming import stretches
+from snac_pipeline.codes.encode import Recording, recordings
 from snac_pipeline.codes.parts import (
     cached_digests,
     encode_quarantine,
@@ -135,9 +136,10 @@ def token_agreement(model: SNAC, folder: Path, utterances: pl.DataFrame, batch_s
     cached = read_codes(folder, utterances["digest"].to_list())
     equal = [0] * model.spec.levels
     for i, item in enumerate(recordings(utterances, model.spec)):
-        [alone] = encode_batch(model, [item], batch_seconds, "fp32")
-        for k, level in enumerate(alone):
-            equal[k] += int((cached[f"codes_{k}"][i].to_numpy() == level).sum())
+        for start, end, alone in _alone(model, item, model.spec.frames_for(item.num_samples), batch_seconds, "fp32"):
+            for k, (level, count) in enumerate(zip(alone.codes, model.spec.tokens_per_frame, strict=True)):
+                tokens = cached[f"codes_{k}"][i][start * count : end * count].to_numpy()
+                equal[k] += int((tokens == level[0].cpu().numpy()).sum())
     return [same / int(cached[f"codes_{k}"].list.len().sum()) for k, same in enumerate(equal)]
 
 
@@ -175,7 +177,7 @@ def _alone(
     """(first coarse frame, last + 1, its codes and code-space vectors) of an utterance, chunk by chunk."""
     spec, device = model.spec, next(model.parameters()).device
     reader = InOrder()
-    for first, start, end, last in windows(spec, frames, spec.segment_frames(batch_seconds)):
+    for first, start, end, last in stretches(frames, spec.segment_frames(batch_seconds), spec.encode_context):
         audio = reader.read(item.file, spec.sampling_rate, spec.samples(first), spec.samples(last - first))
         whole = quantize(model, torch.from_numpy(audio)[None, None].to(device), precision)
         kept = [slice((start - first) * n, (end - first) * n) for n in spec.tokens_per_frame]

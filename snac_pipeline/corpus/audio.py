@@ -8,7 +8,8 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -118,6 +119,50 @@ def _resampled(
     return x
 
 
+@dataclass
+class Audio:
+    """A file that is read in blocks (n, channels) at the rate asked for; joined they are what `read_audio` gives."""
+
+    source_rate: int
+    channels: int
+    """Of the file, whatever the blocks have."""
+    header_frames: int | None
+    """What its header says; None where it says nothing."""
+    blocks: Iterator[np.ndarray]
+    source_samples: int = 0
+    """Frames of the file that were read."""
+
+
+@contextlib.contextmanager
+def open_audio(path: str | bytes | os.PathLike, sample_rate: int, *, mix: bool = True) -> Iterator[Audio]:
+    """Open a file to be read once, in the memory of a block. mix: the mean of its channels, in place of all of them.
+
+    Raises PipelineError naming the path where the file cannot be decoded, when its blocks are read too.
+    """
+    with open_stream(path) as stream:
+        audio = Audio(stream.sample_rate, stream.channels, stream.header_frames, iter(()))
+        audio.blocks = _resampled_blocks(stream, audio, sample_rate, mix)
+        yield audio
+
+
+def _resampled_blocks(stream: Stream, audio: Audio, sample_rate: int, mix: bool) -> Iterator[np.ndarray]:
+    channels = 1 if mix else stream.channels
+    resample = None
+    if stream.sample_rate != sample_rate:
+        resample = soxr.ResampleStream(stream.sample_rate, sample_rate, channels, dtype="float32", quality="HQ")
+    for block in stream.blocks(0, None):
+        audio.source_samples += len(block)
+        x = _mono(block)[:, None] if mix else block
+        yield resample.resample_chunk(np.ascontiguousarray(x)) if resample else x
+    if resample:
+        yield resample.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """(n, channels) -> (n,)"""
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
 def _source_window(source: int, target: int, start: int, frames: int | None) -> tuple[int, int | None]:
     """Source frames [first, last) that the slice needs; `first` is an instant that both rates sample."""
     context = 0 if source == target else math.ceil(_CONTEXT * max(1.0, source / target))
@@ -137,7 +182,3 @@ def _read_mono(stream: Stream, first: int, frames: int | None) -> np.ndarray:
             if missing == 0:
                 break
     return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, np.float32)
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
-    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)

@@ -7,6 +7,7 @@ import polars as pl
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import resolve
+from snac_pipeline.codec.streaming import latency
 from snac_pipeline.codes.cache import cache_codes, codes_version
 from snac_pipeline.codes.compact import carry_out, plan_compaction
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
@@ -16,7 +17,7 @@ from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.engine.pools import devices_of
 from snac_pipeline.files import read_json, value_digest, write_json
-from snac_pipeline.settings import Settings
+from snac_pipeline.settings import Precision, Settings
 from snac_pipeline.steps.corpus import OnEvent, corpus_of
 
 
@@ -36,13 +37,14 @@ def codes_of(settings: Settings, model: SNAC) -> Path:
     return codes_folder(settings.home, codes_fingerprint(settings, model))
 
 
-def describe_codec(settings: Settings, model: SNAC, source: str) -> dict[str, Any]:
-    """A codec's identity and geometry; the fingerprint is that of the codes it gives with these settings."""
+def describe_codec(model: SNAC, source: str, precision: Precision = "fp32") -> dict[str, Any]:
+    """A codec's identity and geometry; the fingerprint is that of the codes it gives in this precision."""
     spec = model.spec
+    shortest = latency(spec, 0)
     return {
         "source": source,
         "weights_digest": weights_digest(model.state_dict()),
-        "fingerprint": codes_fingerprint(settings, model),
+        "fingerprint": encoder_fingerprint(model, precision),
         "parameters": sum(p.numel() for p in model.parameters()),
         "sampling_rate": spec.sampling_rate,
         "output_rates": list(spec.output_rates),
@@ -51,6 +53,8 @@ def describe_codec(settings: Settings, model: SNAC, source: str) -> dict[str, An
         "codebook_size": spec.codebook_size,
         "tokens_per_second": spec.tokens_per_second,
         "bits_per_second": spec.bits_per_second,
+        "encode_stream_latency_ms": 1000 * shortest.encode * spec.frame_seconds,
+        "decode_stream_latency_ms": 1000 * shortest.decode * spec.frame_seconds,
     }
 
 

@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from snac_pipeline.codec import SNAC, CodecSpec, weights_digest
+from snac_pipeline.codec.hub import RUN_MODEL
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
 from snac_pipeline.codes.view import CodesView, build_view
@@ -90,7 +91,7 @@ class Run:
         folder = self.folder
         if not (folder / "result.json").exists():
             return None
-        places = {"run": folder, "model": folder / "model", "curve": folder / "curve.png"}
+        places = {"run": folder, "model": folder / RUN_MODEL, "curve": folder / "curve.png"}
         return {**{name: str(place) for name, place in places.items()}, **read_json(folder / "result.json")}
 
 
@@ -183,7 +184,7 @@ def _train(run: Run, device: str, on_event: OnEvent, tracker: TrackerName, ranks
     finally:
         followed.close()
     if ranks.first:
-        model.save_pretrained(folder / "model")
+        model.save_pretrained(folder / RUN_MODEL)
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         draw_curve(folder / "curve.png", history, trained["baseline"], recipe)
     return {

@@ -208,7 +208,7 @@ def test_the_first_output_rate_is_the_default_and_length_counts_native_samples(d
 
 @pytest.mark.parametrize("rate", [48000, 44100])
 def test_a_rate_that_the_codec_does_not_have_is_a_clear_error(base, rate):
-    with pytest.raises(PipelineError, match=rf"decodes to \(24000,\) Hz, not to {rate} Hz"):
+    with pytest.raises(PipelineError, match=rf"decodes to 24000 Hz, not to {rate} Hz"):
         base.decode(random_codes(base.spec, 1), output_rate=rate)
 
 

@@ -11,12 +11,13 @@ import pytest
 import soundfile
 import soxr
 import torch
-from geometries import PUBLISHED, build, thin, white
+from geometries import PUBLISHED, build, thin
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snac_pipeline.codec import SNAC, CodecSpec, kernels
-from snac_pipeline.codes.encode import Recording, batches, encode_array, encode_chunks, windows
+from snac_pipeline.codec.streaming import stretches
+from snac_pipeline.codes.encode import Recording, batches, encode_array
 from snac_pipeline.codes.parts import part_files, part_metadata, read_codes
 
 with warnings.catch_warnings():
@@ -48,31 +49,12 @@ def test_chunks_and_their_context_are_whole_attention_windows(published):
     unit = math.lcm(spec.vq_strides[0], spec.attn_window_size or 1)  # latents
     chunk = spec.segment_frames(2.0)
     frames = spec.frames_for(spec.samples(5 * chunk) + 1)
-    planned = list(windows(spec, frames, chunk))
+    planned = list(stretches(frames, chunk, spec.encode_context))
     assert [frame for _, start, end, _ in planned for frame in range(start, end)] == list(range(frames))
     for window in planned:
         assert all(frame * spec.vq_strides[0] % unit == 0 for frame in window)
     for first, start, end, last in planned:
         assert first == max(0, start - spec.encode_context) and last == min(frames, end + spec.encode_context)
-
-
-@pytest.mark.parametrize("published", PUBLISHED)
-def test_a_long_file_in_chunks_is_the_file_whole(published):
-    model = build(thin(PUBLISHED[published]))
-    spec = model.spec
-    chunk = spec.segment_frames(0.5)
-    frames = spec.frames_for(3 * spec.samples(chunk) + 7)
-    audio = white(spec.samples(frames))[0, 0].numpy()
-
-    def read(start: int, count: int) -> np.ndarray:
-        assert start >= 0 and start + count <= len(audio)
-        return audio[start : start + count]
-
-    with torch.inference_mode():
-        whole = [level[0].numpy() for level in model.encode(torch.from_numpy(audio)[None, None])]
-    for chunked, level in zip(encode_chunks(model, read, frames, chunk, "fp32"), whole, strict=True):
-        np.testing.assert_array_equal(chunked, level)
-    assert len(np.unique(whole[-1])) > 10
 
 
 @pytest.mark.parametrize("published", PUBLISHED)

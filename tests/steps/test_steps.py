@@ -62,7 +62,7 @@ def test_splitting_again_moves_nobody(settings):
 
 def test_a_codec_is_described_by_its_own_figures(settings):
     model, folder = base_codec(settings)
-    described = describe_codec(settings, model, settings.base_codec.source)
+    described = describe_codec(model, settings.base_codec.source)
     assert described["source"] == str(folder)
     assert described["tokens_per_second"] == pytest.approx(7 * 24_000 / 2048)
     assert described["parameters"] == sum(p.numel() for p in SNAC.from_pretrained(folder).parameters())
@@ -112,7 +112,7 @@ def test_codes_of_another_precision_are_used_by_every_later_step_and_their_agree
     assert verify_codes(rounded, ["made"], 12)["exact"]
     assert "fp32_agreement_level_0" not in cache(settings, ["made"], True, silent)
 
-    assert describe_codec(rounded, base_codec(rounded)[0], "")["fingerprint"] == folder.name
+    assert describe_codec(base_codec(rounded)[0], "", rounded.caching.precision)["fingerprint"] == folder.name
     ours, others = decoder_run(rounded, "decoder_24khz"), decoder_run(settings, "decoder_24khz")
     assert ours.inputs.codes_fingerprint == folder.name and ours.folder != others.folder
     first, second = (analyze(s, "statistics", silent) for s in (settings, rounded))

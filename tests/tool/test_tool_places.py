@@ -1,0 +1,152 @@
+"""Where output goes: structure is kept, nothing overwrites anything, what is there is left alone."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from made_cli import COMMAND
+from made_sound import length, write
+
+from snac_pipeline.tool.inputs import Item, find_items, targets
+
+AUDIO = {".wav", ".flac"}
+
+
+def made(folder) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["in"], ["a.wav", "deep/b.flac", "deep/deeper/c.wav"]),
+        (["in/deep"], ["b.flac", "deeper/c.wav"]),
+        (["in/deep", "more"], ["in/deep/b.flac", "in/deep/deeper/c.wav", "more/a.wav"]),
+        (["in/a.wav"], ["a.wav"]),
+        (["in/a.wav", "more/a.wav"], ["in/a.wav", "more/a.wav"]),
+        (["in/a.wav", "in/a.wav", "in"], ["a.wav", "deep/b.flac", "deep/deeper/c.wav"]),
+        (["in/**/*.wav"], ["a.wav", "deep/deeper/c.wav"]),
+        (["*/a.wav"], ["in/a.wav", "more/a.wav"]),
+        (["in/notes.txt"], ["notes.txt"]),
+    ],
+)
+def test_paths_are_kept_below_the_folder_that_holds_everything_named(here, arguments, wanted):
+    touch(here, "in/a.wav", "in/deep/b.flac", "in/deep/deeper/c.wav", "in/notes.txt", "in/.tmp-1.wav", "more/a.wav")
+    assert [item.relative for item in find_items(arguments, AUDIO, "out")] == wanted
+
+
+def test_the_output_folder_is_no_input(here):
+    touch(here, "in/a.wav", "in/out/a.wav")
+    assert [item.relative for item in find_items(["in"], AUDIO, "in/out")] == ["a.wav"]
+
+
+def test_files_that_would_have_one_name_keep_their_own(here):
+    items = [Item(name, name) for name in ("a.wav", "a.flac", "b.wav", "deep/a.wav")]
+    found = targets(items, "out", ".txt", (".txt",))
+    assert [str(place) for place in found] == ["out/a.wav.txt", "out/a.flac.txt", "out/b.txt", "out/deep/a.txt"]
+
+
+def test_two_recordings_of_one_name_are_both_reconstructed(run, here):
+    write(here / "in" / "a.wav", 3000)
+    write(here / "in" / "a.flac", 4000)
+    assert run("reconstruct", "in", "--to", "out").status == 0
+    assert {name: length(here / "out" / name)[0] for name in made(here / "out")} == {
+        "a.flac.wav": 4000,
+        "a.wav.wav": 3000,
+    }
+
+
+def test_a_batch_leaves_what_is_there_unless_told_to_overwrite(run, here):
+    write(here / "in" / "a.wav")
+    write(here / "in" / "b.wav")
+    assert run("encode", "in", "--to", "out", "--format", "txt").status == 0
+    (here / "out" / "a.txt").write_text("mine")
+    again = run("encode", "in", "--to", "out", "--format", "txt")
+    assert again.status == 0 and "already:                     2" in again.out
+    assert (here / "out" / "a.txt").read_text() == "mine"
+    assert run("encode", "in", "--to", "out", "--format", "txt", "--overwrite").status == 0
+    assert (here / "out" / "a.txt").read_text().startswith("# name")
+
+
+def test_one_file_that_is_there_is_refused_unless_told_to_overwrite(run, here):
+    write(here / "a.wav")
+    (here / "b.wav").write_text("mine")
+    said = run("reconstruct", "a.wav", "--to", "b.wav")
+    assert said.status == 2 and said.error == "a.wav: b.wav is there already; give another name, or --overwrite"
+    assert (here / "b.wav").read_text() == "mine"
+    assert run("reconstruct", "a.wav", "--to", "b.wav", "--overwrite").status == 0
+    assert length(here / "b.wav")[0] == 5001
+
+
+def test_names_that_are_not_utf_8(run, here):
+    odd = os.fsdecode(b"caf\xe9")
+    (here / "in" / odd).mkdir(parents=True)
+    write(here / "a.wav").rename(here / "in" / odd / f"{odd}.wav")
+    write(here / "in" / "b.wav")
+    for form in ("parquet", "npz", "txt"):
+        assert run("encode", "in", "--to", f"{form}s", "--format", form).status == 0
+        assert run("decode", f"{form}s", "--to", f"{form}_out", "--format", "flac").status == 0
+        assert made(here / f"{form}_out") == ["b.flac", f"{odd}/{odd}.flac"]
+
+
+def piped(command: list, given: bytes, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([COMMAND, *map(str, command)], input=given, capture_output=True, env=environment, **options)
+
+
+def test_standard_input_and_output_through_a_pipe(run, here, codec):
+    """As in a shell: encode | decode equals reconstruct, in files."""
+    file = write(here / "a.flac", 7001, 22_050)
+    assert run("reconstruct", "a.flac", "--to", "here.wav", "--rate", 48_000).status == 0
+    codes = piped(["encode", codec, "-", "--to", "-", "--format", "npz"], file.read_bytes())
+    assert codes.returncode == 0 and b"1/1 files" in codes.stderr
+    audio = piped(["decode", codec, "-", "--to", "-", "--rate", 48_000], codes.stdout)
+    assert audio.returncode == 0
+    assert audio.stdout == (here / "here.wav").read_bytes()
+
+
+def test_standard_input_that_is_no_audio_is_told(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no audio at all")))
+    said = run("encode", "-", "--to", "-")
+    assert said.status == 2 and said.error.startswith("standard input: not audio")
+
+
+MEASURED = """
+import resource, sys
+from snac_pipeline.cli import main
+status = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(status)
+"""
+
+
+def peak_of(*command: object) -> int:
+    """MiB that a command took, at most, in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURED, *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow  # minutes of CPU
+def test_a_file_ten_times_as_long_takes_no_more_memory(here, codec):
+    second = 0.1 * np.random.default_rng(0).standard_normal(22_050)
+    peaks = {}
+    for minutes in (2, 20):
+        with soundfile.SoundFile(here / f"{minutes}.wav", "w", 22_050, 1, subtype="PCM_16") as file:
+            for _ in range(60 * minutes):
+                file.write(second)
+        peaks[minutes] = peak_of("reconstruct", codec, f"{minutes}.wav", "--to", f"out{minutes}.wav")
+        assert length(here / f"out{minutes}.wav") == (minutes * 60 * 24_000, 24_000, 1)
+    # 18 minutes more are 104 MB of samples, and 180 kB of codes.
+    assert peaks[20] < peaks[2] + 40, peaks

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import write_text
+from snac_pipeline.guard.watching import Rules
 
 UNIT = "snac-gpu-guard.service"
 
@@ -32,6 +33,14 @@ EnvironmentFile=-%h/.config/snac-pipeline/environment
 [Install]
 WantedBy={target}
 """
+
+
+def watch_arguments(rules: Rules, every_seconds: float) -> list[str]:
+    """The arguments of `gpu-guard watch` that say the same."""
+    words = [word for gpu in rules.gpus for word in ("--gpu", str(gpu))]
+    words += [word for user in sorted(rules.allowed) for word in ("--allow", user)]
+    words += ["--action", rules.action, *([] if rules.dry_run else ["--apply"])]
+    return [*words, "--grace", f"{rules.grace_seconds:g}", "--every", f"{every_seconds:g}"]
 
 
 def install(watch_arguments: Sequence[str], folder: Path | None = None) -> Path:
@@ -62,7 +71,7 @@ def service_command(verb: str) -> str:
     return (done.stdout or done.stderr).strip()
 
 
-def follow_logs(lines: int) -> str:
+def logs(lines: int) -> str:
     """The last lines that the service has written."""
     unit = ["--user-unit", UNIT] if _user_option() else ["--unit", UNIT]
     return _run(["journalctl", "--no-pager", "--lines", str(lines), *unit]).stdout.strip()

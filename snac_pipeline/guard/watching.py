@@ -47,8 +47,8 @@ def judge(sighting: Sighting, rules: Rules, own_uid: int | None = None) -> Verdi
 
 def watch(
     nvml: Any, rules: Rules, every_seconds: float, sleep: Callable[[float], object] = time.sleep
-) -> Iterator[dict[str, Any]]:
-    """Look every so often, for ever; a row for each stranger, once: its facts, and what was done."""
+) -> Iterator[tuple[Sighting, str]]:
+    """Look every so often, for ever; each stranger once, and what was done."""
     known: set[tuple[int, float]] = set()
     while True:
         seen = look(nvml, rules.gpus)
@@ -56,7 +56,7 @@ def watch(
             name = (sighting.pid, sighting.started)
             if judge(sighting, rules) == "stranger" and name not in known:
                 known.add(name)
-                yield {**vars(sighting), "done": _act(sighting, rules)}
+                yield sighting, _act(sighting, rules)
         known &= {(sighting.pid, sighting.started) for sighting in seen}  # of those that have gone, nothing is kept
         sleep(every_seconds)
 

@@ -9,13 +9,26 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
 from made_nvml import MadeNvml
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.guard import Ended, Rules, Sighting, end_process, install, judge, look, open_nvml, unit_text, watch
+from snac_pipeline.guard import (
+    Ended,
+    Rules,
+    Sighting,
+    end_process,
+    install,
+    judge,
+    look,
+    open_nvml,
+    unit_text,
+    watch,
+    watch_arguments,
+)
 
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start processes of another user")
@@ -49,7 +62,7 @@ def sighting(**facts) -> Sighting:
     return Sighting(**{**known, "memory_bytes": 2**30, **facts})
 
 
-def first(nvml: MadeNvml, rules: Rules) -> dict:
+def first(nvml: MadeNvml, rules: Rules) -> tuple[Sighting, str]:
     return next(watch(nvml, rules, every_seconds=0.0))
 
 
@@ -128,16 +141,16 @@ def test_the_own_users_processes_are_never_touched(start):
 )
 def test_a_dry_run_which_is_the_default_does_nothing(start, action, words):
     other = start(user=NOBODY.pw_uid)
-    row = first(MadeNvml([(other.pid, 0)]), Rules(action=action))
-    assert (row["user"], row["done"]) == ("nobody", words) and other.poll() is None
+    seen, done = first(MadeNvml([(other.pid, 0)]), Rules(action=action))
+    assert (seen.user, done) == ("nobody", words) and other.poll() is None
 
 
 @as_root
 @pytest.mark.parametrize(("code", "done"), [(WAITS, Ended.ASKED), (DEAF, Ended.KILLED)])
 def test_a_stranger_is_asked_to_end_and_then_killed(start, code, done):
     other = start(code, NOBODY.pw_uid)
-    row = first(MadeNvml([(other.pid, 0)]), Rules(action="end", dry_run=False, grace_seconds=1.0))
-    assert row["done"] == str(done)
+    _, told = first(MadeNvml([(other.pid, 0)]), Rules(action="end", dry_run=False, grace_seconds=1.0))
+    assert told == str(done)
     assert other.wait(5) == (-signal.SIGTERM if done is Ended.ASKED else -signal.SIGKILL)
 
 
@@ -164,7 +177,7 @@ def test_each_stranger_is_told_once(start):
             nvml.gpus[0].append((other.pid, 0))
 
     rows = watch(nvml, Rules(), 7.0, sleep)
-    assert [next(rows)["pid"], next(rows)["pid"]] == [one.pid, other.pid]
+    assert [next(rows)[0].pid, next(rows)[0].pid] == [one.pid, other.pid]
     assert rounds == [7.0] * 3
 
 
@@ -184,17 +197,17 @@ def test_notifications_are_posted_to_an_address_that_is_not_told(start, monkeypa
     other = start(user=NOBODY.pw_uid)
     nvml, rules = MadeNvml([(other.pid, 0)]), Rules(action="notify", dry_run=False)
     monkeypatch.delenv("SNAC_PIPELINE_WEBHOOK", raising=False)
-    assert first(nvml, rules)["done"] == "not notified of: SNAC_PIPELINE_WEBHOOK is not set"
+    assert first(nvml, rules)[1] == "not notified of: SNAC_PIPELINE_WEBHOOK is not set"
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("SNAC_PIPELINE_WEBHOOK", f"{address}/secret")
-        assert first(nvml, rules)["done"] == "notified of"
+        assert first(nvml, rules)[1] == "notified of"
         monkeypatch.setenv("SNAC_PIPELINE_WEBHOOK", f"{address}/wrong")
-        assert first(nvml, rules)["done"].startswith("not notified of") and "wrong" not in first(nvml, rules)["done"]
+        assert first(nvml, rules)[1].startswith("not notified of") and "wrong" not in first(nvml, rules)[1]
         server.shutdown()
     monkeypatch.setenv("SNAC_PIPELINE_WEBHOOK", f"{address}/secret")
-    assert first(nvml, rules)["done"].startswith("not notified of") and "secret" not in first(nvml, rules)["done"]
+    assert first(nvml, rules)[1].startswith("not notified of") and "secret" not in first(nvml, rules)[1]
     assert posted[0][0] == "/secret" and posted[0][1]["pid"] == other.pid and "of nobody" in posted[0][1]["text"]
 
 
@@ -214,3 +227,70 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PipelineError, match=r"cannot be written.*--unit-dir"):
         install([], tmp_path / "file")
+
+
+# ---- as a command --------------------------------------------------------------------------------------------------
+
+FAKE = """
+from made_nvml import MadeNvml
+class NVMLError(Exception): pass
+made = MadeNvml([({pid}, 2**30)])
+nvmlInit = nvmlShutdown = lambda: None
+nvmlDeviceGetCount = made.nvmlDeviceGetCount
+nvmlDeviceGetHandleByIndex = made.nvmlDeviceGetHandleByIndex
+nvmlDeviceGetName = made.nvmlDeviceGetName
+nvmlDeviceGetComputeRunningProcesses = made.nvmlDeviceGetComputeRunningProcesses
+"""
+
+
+@pytest.fixture
+def command(start, tmp_path):
+    """Start `snac-pipeline gpu-guard` on a machine that has one GPU with one process, which is nobody's."""
+    other = start(user=NOBODY.pw_uid)
+    (tmp_path / "pynvml.py").write_text(FAKE.format(pid=other.pid))
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    running = []
+
+    def command(*words: str) -> subprocess.Popen:
+        arguments = [sys.executable, "-m", "snac_pipeline.cli", "gpu-guard", *words]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        running.append(
+            subprocess.Popen(
+                arguments, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return running[-1]
+
+    command.other = other
+    yield command
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@as_root
+def test_the_list_is_told_without_any_settings(command):
+    out, err = (done := command("list")).communicate(timeout=60)
+    assert done.returncode == 0, err
+    assert f"stranger  GPU 0: process {command.other.pid} of nobody, 1.0 GiB" in err
+    assert out.split() == ["processes:", "1", "strangers:", "1"]
+
+
+@as_root
+def test_a_watch_says_what_it_would_do_until_it_is_interrupted(command):
+    process = command("watch", "--action", "end", "--every", "0.1")
+    assert process.stderr.readline().endswith(": would be ended\n")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130 and command.other.poll() is None
+    process = command("watch", "--action", "end", "--apply", "--grace", "5")
+    assert process.stderr.readline().endswith("ended when asked to (SIGTERM)\n")
+    assert command.other.wait(5) == -signal.SIGTERM
+
+
+@as_root
+def test_what_is_installed_watches_as_asked(command, tmp_path):
+    words = ["--gpu", "0", "--allow", "eve", "--allow", "ann", "--action", "end", "--apply", "--every", "5"]
+    out, err = command("install", *words, "--unit-dir", str(tmp_path / "units")).communicate(timeout=60)
+    assert "snac-gpu-guard.service" in out, err
+    expected = watch_arguments(Rules([0], frozenset({"ann", "eve"}), "end", False), 5.0)
+    assert (tmp_path / "units" / "snac-gpu-guard.service").read_text() == unit_text(expected)

@@ -23,7 +23,7 @@ from snac_pipeline.files import content_digest
 from snac_pipeline.tool.batch import Batch, OnEvent
 from snac_pipeline.tool.codes_files import CODES_EXTENSIONS, About, Coded, Identity, read_codes, write_codes
 from snac_pipeline.tool.inputs import Item, find_items
-from snac_pipeline.tool.sound import AUDIO_OUT, write_audio
+from snac_pipeline.tool.sound import AUDIO_OUT, exactly, write_audio
 
 CHUNK_SECONDS = 10.0
 """Encoded or decoded at once; 5 % of the published speech model's work is then context."""
@@ -178,7 +178,7 @@ class _Run:
             seed=self.options.seed,
             chunk_seconds=CHUNK_SECONDS,
         )
-        blocks = (chunk[:, 0].T.cpu().numpy() for chunk in chunks)
+        blocks = exactly((chunk[:, 0].T.cpu().numpy() for chunk in chunks), length, len(levels[0]))
         write_audio(target, self.batch.watched(blocks, length / rate, rate), rate, len(levels[0]), length)
 
     def codes_of(self, items: Sequence[Item]) -> list[Coded]:

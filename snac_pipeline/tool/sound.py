@@ -28,8 +28,7 @@ _AT_ONCE = 1 << 15
 
 
 def write_audio(path: Path, blocks: Iterable[np.ndarray], rate: int, channels: int, samples: int) -> None:
-    """Write exactly `samples` samples of blocks (n, channels) float32, atomically."""
-    blocks = exactly(blocks, samples, channels)
+    """Write blocks (n, channels) float32, `samples` samples together, atomically."""
     with atomic_file(path) as temporary:
         if path.suffix.lower() == ".wav":
             with temporary.open("wb") as handle:

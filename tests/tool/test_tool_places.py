@@ -121,6 +121,30 @@ def test_standard_input_that_is_no_audio_is_told(run, monkeypatch):
     assert said.status == 2 and said.error.startswith("standard input: not audio")
 
 
+def test_a_shell_s_process_substitution_is_a_pipe_too(run, here):
+    file = write(here / "a.flac", 3001)
+    ours, theirs = os.pipe()
+    os.write(theirs, file.read_bytes())
+    os.close(theirs)
+    assert run("reconstruct", f"/dev/fd/{ours}", "--to", "piped.wav").status == 0
+    os.close(ours)
+    assert run("reconstruct", "a.flac", "--to", "named.wav").status == 0
+    assert (here / "piped.wav").read_bytes() == (here / "named.wav").read_bytes()
+
+
+def test_progress_goes_from_file_to_file_and_through_a_long_one(run, here, monkeypatch):
+    monkeypatch.setattr("snac_pipeline.tool.batch.SECONDS_PER_EVENT", 0.0)
+    write(here / "in" / "a.wav", 24_000)
+    write(here / "in" / "b.wav", 24 * 24_000)
+    said = run("reconstruct", "in", "--to", "out", "--json")
+    *progress, result = said.events
+    fractions = [event["fraction"] for event in progress]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert sum(0.5 < fraction < 1.0 for fraction in fractions) >= 4
+    assert progress[-1]["message"].startswith("2/2 files, 25.0 s of audio, ")
+    assert result["written"] == 2 and result["audio_seconds"] == pytest.approx(25.0)
+
+
 MEASURED = """
 import resource, sys
 from snac_pipeline.cli import main

@@ -66,6 +66,7 @@ def test_what_is_measured_is_not_measured_again(measure, utterances):
     assert again.table["utterance"].unique(maintain_order=True).to_list() == [one.digest for one in utterances]
 
 
+@pytest.mark.slow  # seven workers, one after the other
 def test_an_utterance_that_no_worker_survives_has_no_value_and_the_others_have(measure, utterances):
     crashing = Metric("crashing", "Crashing", ended_by, False, "", 1)
     table = measure(metrics=[FEW[0], crashing], engine="local", workers=1).table

@@ -148,6 +148,7 @@ def test_a_recipe_that_changed_makes_the_decoder_another_version_of_code(speech)
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_from_the_launchpad_is_what_evaluation_uses_until_the_decoder_is_trained_again(speech):
     from snac_pipeline.steps.training import decoder_results, train
 
@@ -194,6 +195,7 @@ def test_other_speech_or_another_start_makes_the_last_run_one_of_the_past(speech
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint_when_materialized_again(speech):
     write_recipe(speech, epochs=3)
     killer = threading.Thread(target=kill_at_first_checkpoint, args=(speech.folder / "work" / "runs",))

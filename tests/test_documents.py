@@ -26,7 +26,7 @@ def test_every_command_of_the_readme_is_one_of_the_command_line():
     from snac_pipeline.cli import _parser
 
     text = (REPOSITORY / "README.md").read_text()
-    listed = re.search(r"`snac-pipeline ([a-z |\n]+)`", text).group(1)
+    listed = re.search(r"`snac-pipeline ([a-z |\n-]+)`", text).group(1)
     named = {name.strip() for name in listed.split("|")}
     assert {"scan", "train"} <= named
     for name in named:

@@ -5,8 +5,8 @@ python benchmarks/phases.py [--speech FOLDER] [--codec FOLDER] [--seeds 3] [--ep
 A small codec is first trained from random weights on some speakers (recipes/scratch.yaml, shortened; some minutes), or
 taken from a folder. Then each phase is trained from it on the other speakers, with the same slices, equally many steps
 and, at its rate, the same loss. At 48 kHz phase 10 is measured through exact interpolation, which is what its output
-resampled is. Files of a lower rate have targets that are resampled: the table says how many, and that nothing above
-their band is claimed.
+resampled is. Of recordings with less band than 48 kHz has, the loss sees what is below their cut-off (`lowpassed`), so
+that nothing is claimed above it.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, default=SPEECH, help="recordings, a folder per speaker")
     parser.add_argument("--codec", type=Path, help="start from this codec instead of training one")
-    parser.add_argument("--codec-files", type=int, default=125, help="recordings that the codec is trained on")
+    parser.add_argument("--codec-files", type=int, default=125, help="recordings that the codec is, or was, trained on")
     parser.add_argument("--codec-epochs", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--batch", type=int, default=6)
@@ -72,8 +72,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     codec = options.codec or train_codec(folder / "codec", options)
     codec_seconds = time.monotonic() - began
-    known = recordings_of_codec(folder, options) if options.codec is None else pl.Series([], dtype=pl.String)
-    inputs, home = prepare(folder / "phases", codec, known, options)
+    inputs, home = prepare(folder / "phases", codec, recordings_of_codec(folder / "known", options), options)
     seeds = [one_seed(seed, inputs, home, options) for seed in range(options.seeds)]
     return {"codec_seconds": codec_seconds, "seeds": seeds}
 
@@ -94,7 +93,7 @@ def one_seed(seed: int, inputs: Inputs, home: Path, options: argparse.Namespace)
         "phase11": double["final"],
         "phase12": results["phase12"]["final"],
         "steps": [result["steps"] for result in results.values()],
-        **{name: double[name] for name in ("train_utterances", "val_utterances", "targets_below_rate")},
+        **{name: double[name] for name in ("train_utterances", "val_utterances")},
     }
 
 
@@ -116,6 +115,7 @@ def recipe(phase: str, seed: int, options: argparse.Namespace) -> Recipe:
             "curriculum": [{"epochs": options.epochs, "seconds": 1.0}],
             "batch_size": options.batch,
             "losses": LOSSES,
+            "targets": "lowpassed" if "double" in PHASES[phase]["heads"] else "resampled",
             "validation": {"utterances": options.validation, "seconds": 4.0, "every_epochs": options.epochs},
             "seed": seed,
         }
@@ -135,7 +135,10 @@ def train_codec(folder: Path, options: argparse.Namespace) -> Path:
 
 def recordings_of_codec(folder: Path, options: argparse.Namespace) -> pl.Series:
     """Digests of what the codec was trained on."""
-    return read_utterances(folder / "codec" / "work", ["speech"])["digest"]
+    if not options.codec_files:
+        return pl.Series([], dtype=pl.String)
+    settings = settings_of(folder, REPOSITORY / "examples" / "base_codec", options, limit=options.codec_files)
+    return read_utterances(settings.home, ["speech"])["digest"]
 
 
 def prepare(folder: Path, codec: Path, known: pl.Series, options: argparse.Namespace) -> tuple[Inputs, Path]:
@@ -177,8 +180,7 @@ def print_table(figures: dict[str, Any]) -> None:
     print(
         f"\nheld-out loss, {first['val_utterances']} utterances, {first['train_utterances']} to train on, "
         f"{len(seeds)} seeds, {first['steps'][0]} steps each: mean (least .. most)\n"
-        f"codec trained in {figures['codec_seconds'] / 60:.1f} min; "
-        f"{first['targets_below_rate']} recordings have a rate below 48 kHz"
+        f"codec trained in {figures['codec_seconds'] / 60:.1f} min; at 48 kHz up to each recording's cut-off"
     )
     for rate in sorted(first["before"], key=int):
         print(f"{int(rate) / 1000:g} kHz")

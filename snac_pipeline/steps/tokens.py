@@ -12,6 +12,7 @@ from snac_pipeline.tokens import (
     TokenStream,
     make_layout,
     read_tokens,
+    sweep_rows,
     token_statistics,
     train_bpe,
     write_bpe,
@@ -19,7 +20,7 @@ from snac_pipeline.tokens import (
     write_statistics,
 )
 
-TOKENS_REVISION = 1
+TOKENS_REVISION = 2
 """Raised when a change of the tokens room changes its outputs."""
 
 
@@ -73,16 +74,37 @@ def _sequences(stream: TokenStream, settings: Settings, folder: Path) -> dict[st
 
 
 def _bpe(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Figures at the merges with the fewest held-out bits per second, recommended or not; `sweep` has all."""
     options = settings.tokens
-    report = train_bpe(stream, layout=options.layout, merges=options.merges, sample_tokens=options.sample_tokens)
+    report = train_bpe(
+        stream,
+        layout=options.layout,
+        merges=options.merges,
+        sample_tokens=options.sample_tokens,
+        engine=options.engine,
+        within=options.merge_within,
+        run_length=options.run_length,
+    )
+    advice = report.recommendation
     return {
         "layout": options.layout,
-        "merges": report.tokenizer.merges,
-        "merges_asked": options.merges,
-        "compression_ratio": report.value("compression_ratio"),
-        "bits_per_second": report.value("bits_per_second"),
+        "engine": options.engine,
+        "recommendation": advice.text,
+        "merges_recommended": advice.merges,
+        "merges": advice.best,
+        "merges_learned": report.tokenizer.merges,
+        "merges_asked": max(options.merges),
+        "compression_ratio": report.value("compression_ratio", advice.best),
+        "tokens_per_second": report.value("tokens_per_second", advice.best),
+        "vocabulary_used": int(report.value("vocabulary_used", advice.best)),
+        "bits_per_second": report.value("bits_per_second", advice.best),
         "bits_per_second_without": report.value("bits_per_second", 0),
-        "recommendation": report.recommendation,
+        "bits_per_second_bigram": report.value("bits_per_second_bigram", advice.best),
+        "bits_per_second_bigram_without": report.value("bits_per_second_bigram", 0),
+        "seconds": report.training.seconds,
+        "training_megabytes": report.training.megabytes,
+        "encoded_ids_per_second": report.encoded_ids_per_second(),
+        "sweep": sweep_rows(report),
         "files": write_bpe(folder, report),
     }
 

@@ -27,7 +27,7 @@ def with_tokens(settings, **changes):
 
 @pytest.mark.parametrize("what", ["statistics", "sequences", "bpe"])
 def test_tokens_are_analysed_once(settings, what):
-    settings = with_tokens(settings, merges=20)
+    settings = with_tokens(settings, merges=[20])
     first, again = (analyze(settings, what, silent) for _ in range(2))
     assert (first.pop("reused"), again.pop("reused")) == (False, True)
     assert first == again
@@ -47,8 +47,8 @@ def test_statistics_are_those_of_the_cached_tokens(settings):
 
 def test_settings_of_the_encoding_do_not_touch_the_statistics(settings):
     analyze(settings, "statistics", silent)
-    analyze(with_tokens(settings, merges=20), "bpe", silent)
-    other = with_tokens(settings, merges=21, layout="level_offsets")
+    analyze(with_tokens(settings, merges=[20]), "bpe", silent)
+    other = with_tokens(settings, merges=[21], layout="level_offsets")
     assert analyze(other, "statistics", silent)["reused"] is True
     assert analyze(other, "bpe", silent)["reused"] is False
 

@@ -46,10 +46,13 @@ def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    """The figures in result.json, the folder, and its picture where there is one."""
+    """The figures in result.json, the folder, and its picture and its page where there are any."""
     result = read_json(folder / "result.json")
-    plot = next((str(folder / name) for name in result["files"] if name.endswith(".png")), None)
-    return {"folder": str(folder), "plot": plot, **result}
+    shown = {
+        kind: next((str(folder / name) for name in result["files"] if name.endswith(end)), None)
+        for kind, end in (("plot", ".png"), ("report", ".html"))
+    }
+    return {"folder": str(folder), **shown, **result}
 
 
 def _statistics(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def _bpe(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any
     return {
         "layout": options.layout,
         "engine": options.engine,
+        "held_out": report.held_out,
         "recommendation": advice.text,
         "merges_recommended": advice.merges,
         "merges": advice.best,

@@ -42,7 +42,7 @@ class BpeReport:
     """What BPE did to held-out speech. Costs differ from run to run, and therefore are not in the table.
 
     tokenizer: all merges that were learned; `tokenizer.first(n)` has fewer. encoding: of `encoded_ids` ids of held-out
-    speech with all merges, None where there are none.
+    speech with all merges. held_out: in words, what was judged on.
     """
 
     tokenizer: BpeTokenizer
@@ -51,6 +51,7 @@ class BpeReport:
     training: Cost
     encoding: Cost
     encoded_ids: int
+    held_out: str
 
     def to_table(self) -> pl.DataFrame:
         """(layout, engine, within, run_length, merges, statistic, value, low, high), see `train_bpe`."""
@@ -119,9 +120,8 @@ def train_bpe(
         raise PipelineError("merges must be 0 or more, sample_tokens and resamples 1 or more")
     if engine not in ENGINES:
         raise PipelineError(f"there is no BPE engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    train, judged = (
-        _sample(part, sample_tokens, len(flat.slots), rng) for part in _sides(stream, train_split, held_out)
-    )
+    learned_from, judged_on, held_out_words = _sides(stream, train_split, held_out)
+    train, judged = (_sample(part, sample_tokens, len(flat.slots), rng) for part in (learned_from, judged_on))
     tokenizer, training = costing(
         lambda: learn_merges(flat, *_flat(flat, train), asked[-1], engine=engine, within=within, run_length=run_length)
     )
@@ -130,22 +130,23 @@ def train_bpe(
     names = {"layout": layout, "engine": engine, "within": within}
     table = table.with_columns(**{name: pl.lit(value) for name, value in names.items()}).select(*SCHEMA)
     advice = recommend(table, asked[-1], smallest_gain)
-    return BpeReport(tokenizer, table, advice, training, encoding, judged.frames * len(flat.slots))
+    return BpeReport(tokenizer, table, advice, training, encoding, judged.frames * len(flat.slots), held_out_words)
 
 
-def _sides(stream: TokenStream, train_split: str, held_out: str) -> tuple[TokenStream, TokenStream]:
-    """What to learn from and what to judge on, without utterances of no coarse frame, which have no ratio."""
+def _sides(stream: TokenStream, train_split: str, held_out: str) -> tuple[TokenStream, TokenStream, str]:
+    """What to learn from, what to judge on, and the name of that; without utterances of no coarse frame."""
     spoken = stream.take(np.flatnonzero(np.diff(stream.offsets)))
     if len(stream.splits) == 1 and len(spoken.utterances) > 1:
         tenth = np.arange(len(spoken.utterances)) % OWN_TENTH == 1
-        return spoken.take(np.flatnonzero(~tenth)), spoken.take(np.flatnonzero(tenth))
+        name = "every tenth utterance, because there is one split alone; speakers may be on both sides"
+        return spoken.take(np.flatnonzero(~tenth)), spoken.take(np.flatnonzero(tenth)), name
     for split in (train_split, held_out):
         if spoken.split(split).frames == 0:
             raise PipelineError(
                 f"split {split!r} has no tokens, and BPE is trained on one split and judged on another; "
                 f"there are {len(spoken.utterances)} utterances with tokens"
             )
-    return spoken.split(train_split), spoken.split(held_out)
+    return spoken.split(train_split), spoken.split(held_out), f"the split {held_out}"
 
 
 def _sample(part: TokenStream, tokens: int, ids_per_frame: int, rng: np.random.Generator) -> TokenStream:

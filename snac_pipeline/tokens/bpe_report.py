@@ -57,13 +57,14 @@ def sweep_rows(report: BpeReport) -> list[dict[str, Any]]:
     wide = report.table.filter(pl.col("statistic").is_in(SWEEP)).pivot(
         on="statistic", index=["merges", "run_length"], values="value"
     )
-    return wide.sort("run_length", "merges").select("merges", "run_length", *SWEEP).to_dicts()
+    counts = pl.col("vocabulary_size", "vocabulary_used").cast(pl.Int64)
+    return wide.sort("run_length", "merges").select("merges", "run_length", *SWEEP).with_columns(counts).to_dicts()
 
 
 def compression_png(report: BpeReport) -> bytes:
     """Against the size of the vocabulary: how much shorter sequences get, and what happens to bits per second under
     both models, with 95 % intervals; the number of merges recommended is marked."""
-    figure = Figure(figsize=(7.2, 3.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7.2, 3.2), dpi=80, layout="constrained")
     shorter, cost = figure.subplots(1, 2)
     table, advice = report.table, report.recommendation
     _curve(shorter, table, "compression_ratio", 1.0, "C0", None)
@@ -81,9 +82,8 @@ def compression_png(report: BpeReport) -> bytes:
         cost.legend(fontsize="small")
     if advice.merges:
         for axes in (shorter, cost):
-            size = report.tokenizer.alphabet.size + advice.merges
-            axes.axvline(size, color="C2", linewidth=0.8)
-            axes.annotate("recommended", (size, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=7)
+            axes.axvline(report.tokenizer.alphabet.size + advice.merges, color="C2", linewidth=0.8)
+        figure.suptitle(f"use BPE, with {advice.merges} merges (green)", fontsize="medium")
     else:
         figure.suptitle("do not use BPE", fontsize="medium")
     buffer = io.BytesIO()
@@ -112,6 +112,7 @@ def render_bpe(report: BpeReport) -> str:
         plot=base64.b64encode(compression_png(report)).decode(),
         layout=bpe.layout.name,
         alphabet=bpe.layout.alphabet_size,
+        held_out=report.held_out,
         engine=table["engine"][0],
         within=table["within"][0],
         run_length=bpe.run_length,

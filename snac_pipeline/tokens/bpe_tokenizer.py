@@ -56,6 +56,8 @@ class BpeTokenizer:
 
     def first(self, merges: int) -> "BpeTokenizer":
         """What training with fewer merges would have given: BPE is greedy."""
+        if merges >= self.merges:
+            return self
         return BpeTokenizer(self.layout, self.run_length, self.entries[:merges])
 
     @cached_property

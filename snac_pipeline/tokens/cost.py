@@ -11,19 +11,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall seconds; peak resident megabytes beyond those at the start, None where there is no Linux /proc."""
+    """Wall and CPU seconds; peak resident megabytes beyond those at the start, None where there is no Linux /proc."""
 
     seconds: float
+    cpu_seconds: float
     megabytes: float | None
 
 
 def costing(work: Callable[[], Result]) -> tuple[Result, Cost]:
     """Do `work`; its result and its cost. Memory that was free inside the process and is used again is not counted."""
-    before, began = _resident("VmRSS"), time.perf_counter()
+    before, began, cpu = _resident("VmRSS"), time.perf_counter(), time.process_time()
     resettable = _reset_peak()
     result = work()
-    seconds = time.perf_counter() - began
-    return result, Cost(seconds, _resident("VmHWM") - before if resettable else None)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    return result, Cost(seconds, cpu_seconds, _resident("VmHWM") - before if resettable else None)
 
 
 def _reset_peak() -> bool:

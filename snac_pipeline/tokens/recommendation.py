@@ -105,7 +105,10 @@ def _why(plain: _Way, way: _Way, use: bool, smallest_gain: float) -> str:
         )
     if way.change[0] >= 0:
         return "Why not: tokens next to each other tell too little about each other; merging them saves no bits."
-    return f"Why not: worth a second vocabulary is a fall of more than {smallest_gain:.1%} over the whole interval."
+    return (
+        "Why not: tokens next to each other tell little about each other; worth a second vocabulary is a fall of more "
+        f"than {smallest_gain:.1%} over the whole interval."
+    )
 
 
 def _relative(change: float, before: float) -> float:

@@ -124,7 +124,8 @@ def test_a_sweep_is_one_training_and_judges_every_number_of_merges(tmp_path):
     assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "merges-40" / "tokenizer.json").read_bytes()
     page = (tmp_path / "report.html").read_text()
     assert report.recommendation.text in page.replace("&#39;", "'") and "nan" not in page
-    assert (tmp_path / "bpe.png").read_bytes()[:4] == b"\x89PNG"
+    plot = (tmp_path / "bpe.png").read_bytes()
+    assert plot[:4] == b"\x89PNG" and len(plot) < 50_000, "small enough for Dagster's metadata"
 
 
 def test_tiny_corpora_report_fewer_merges_than_asked(speech_like):
@@ -200,6 +201,10 @@ def test_a_stream_of_one_split_holds_out_a_tenth_of_its_own():
     stream = random_stream(SMALL, 42, 20)
     whole = stream_of(SMALL, list(stream.codes), list(np.diff(stream.offsets)), ["all"] * 42)
     report = train_bpe(whole, merges=5, resamples=10)
+    assert (
+        report.held_out.startswith("every tenth utterance")
+        and train_bpe(stream, merges=5, resamples=10).held_out == "the split val"
+    )
     lengths = np.diff(stream.offsets)
     spoken = lengths[lengths > 0]
     assert report.value("held_out_seconds") == pytest.approx(spoken[1::10].sum() * SMALL.frame_seconds)
@@ -221,7 +226,10 @@ def test_one_held_out_utterance_is_no_evidence(tmp_path):
 def test_a_gain_too_small_to_carry_a_second_vocabulary_is_no_reason_for_bpe():
     report = train_bpe(repetitive_stream(), merges=20, resamples=20, smallest_gain=0.99)
     assert report.recommendation.text.startswith("do not use BPE")
-    assert "worth a second vocabulary is a fall of more than 99.0%" in report.recommendation.text
+    assert (
+        "tell little about each other; worth a second vocabulary is a fall of more than 99.0%"
+        in report.recommendation.text
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,6 +1,7 @@
 """A step finds its result by what it was made from, and makes it again when just that changes."""
 
 import shutil
+from pathlib import Path
 
 import made_codes as made
 import matplotlib.image
@@ -34,6 +35,17 @@ def test_tokens_are_analysed_once(settings, what):
     folder = settings.home / "tokens" / f"{what}-{first['version']}"
     assert first["folder"] == str(folder)
     assert all((folder / name).is_file() for name in first["files"])
+
+
+def test_bpe_says_what_every_number_of_merges_does(settings):
+    options = with_tokens(settings, merges=[4, 12], engine="huggingface", merge_within="frame", run_length=True)
+    result = analyze(options, "bpe", silent)
+    assert [row["merges"] for row in result["sweep"] if row["run_length"]] == [0, 4, 12]
+    assert [row["merges"] for row in result["sweep"] if not row["run_length"]] == [0]
+    assert (result["engine"], result["merges_asked"], result["held_out"]) == ("huggingface", 12, "the split val")
+    assert result["recommendation"] in Path(result["report"]).read_text().replace("&#39;", "'")
+    assert Path(result["plot"]).name == "bpe.png"
+    assert result["seconds"] > 0 and result["encoded_ids_per_second"] > 0
 
 
 def test_statistics_are_those_of_the_cached_tokens(settings):

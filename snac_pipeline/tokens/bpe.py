@@ -13,28 +13,14 @@ import polars as pl
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.tokens.bpe_tokenizer import BpeTokenizer, Within, learn_merges
 from snac_pipeline.tokens.cost import Cost, costing
-from snac_pipeline.tokens.heldout import Tokens, fit_bigram, fit_unigram, resampled_sums
-from snac_pipeline.tokens.layouts import Layout, make_layout
+from snac_pipeline.tokens.judging import SCHEMA, flat_ids, judge
+from snac_pipeline.tokens.layouts import make_layout
 from snac_pipeline.tokens.merging import ENGINES
 from snac_pipeline.tokens.recommendation import Recommendation, recommend
 from snac_pipeline.tokens.stream import TokenStream
 
 DEFAULT_MERGES = (1000, 2000, 4000, 8000, 16_000, 32_000)
-SCHEMA = {
-    "layout": pl.String,
-    "engine": pl.String,
-    "within": pl.String,
-    "run_length": pl.Boolean,
-    "merges": pl.Int64,
-    "statistic": pl.String,
-    "value": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-}
-DOUBT = 0.05  # 95 % intervals
 OWN_TENTH = 10  # without a split, every tenth utterance is held out
-
-Figure = tuple[float, float | None, float | None]  # value, low, high
 
 
 @dataclass(frozen=True)
@@ -123,10 +109,12 @@ def train_bpe(
     learned_from, judged_on, held_out_words = _sides(stream, train_split, held_out)
     train, judged = (_sample(part, sample_tokens, len(flat.slots), rng) for part in (learned_from, judged_on))
     tokenizer, training = costing(
-        lambda: learn_merges(flat, *_flat(flat, train), asked[-1], engine=engine, within=within, run_length=run_length)
+        lambda: learn_merges(
+            flat, *flat_ids(flat, train), asked[-1], engine=engine, within=within, run_length=run_length
+        )
     )
-    _, encoding = costing(lambda: tokenizer.encode(*_flat(flat, judged)))
-    table = _judge(tokenizer, train, judged, asked, resamples, rng)
+    _, encoding = costing(lambda: tokenizer.encode(*flat_ids(flat, judged)))
+    table = judge(tokenizer, train, judged, asked, resamples, rng)
     names = {"layout": layout, "engine": engine, "within": within}
     table = table.with_columns(**{name: pl.lit(value) for name, value in names.items()}).select(*SCHEMA)
     advice = recommend(table, asked[-1], smallest_gain)
@@ -154,109 +142,3 @@ def _sample(part: TokenStream, tokens: int, ids_per_frame: int, rng: np.random.G
     order = rng.permutation(len(part.utterances))
     reached = np.cumsum(np.diff(part.offsets)[order]) * ids_per_frame
     return part.take(np.sort(order[: np.searchsorted(reached, tokens) + 1]))
-
-
-def _flat(layout: Layout, part: TokenStream) -> tuple[np.ndarray, np.ndarray]:
-    return layout.flatten(part.codes), part.offsets * len(layout.slots)
-
-
-def _judge(
-    bpe: BpeTokenizer,
-    train: TokenStream,
-    judged: TokenStream,
-    asked: list[int],
-    resamples: int,
-    rng: np.random.Generator,
-) -> pl.DataFrame:
-    """The table of `train_bpe`, less the columns that are the same in every row."""
-    layout, slots = bpe.layout, len(bpe.layout.slots)
-    as_they_are = BpeTokenizer(layout, False, ())
-    ways = [bpe.first(merges) for merges in sorted({min(merges, bpe.merges) for merges in asked})]
-    if bpe.run_length:
-        ways.insert(0, as_they_are)
-    measured = [_measure(way, train, judged) for way in ways]
-    ids = np.diff(judged.offsets) * float(slots)
-    seconds = np.diff(judged.offsets) * judged.geometry.frame_seconds
-    per_utterance = np.column_stack([ids, seconds, *(column for way in measured for column in way.columns)])
-    sums, drawn = per_utterance.sum(0), resampled_sums(per_utterance, rng, resamples)
-    width, rows = len(MEASURED), []
-
-    def ratio(top: np.ndarray, under: np.ndarray, doubt: float = DOUBT) -> Figure:
-        """Of weighted sums of columns."""
-        if drawn is None:
-            return float(sums @ top / (sums @ under)), None, None
-        low, high = np.quantile(drawn @ top / (drawn @ under), [doubt / 2, 1 - doubt / 2])
-        return float(sums @ top / (sums @ under)), float(low), float(high)
-
-    unit = np.eye(len(sums))
-    of_ids, of_seconds = unit[0], unit[1]
-    for number, (way, found) in enumerate(zip(ways, measured, strict=True)):
-        after, unigram, plain, bigram = unit[2 + number * width :][:width]
-        _, unigram_before, _, bigram_before = unit[2:][:width]
-        shared = DOUBT / max(1, len(ways) - 1)
-        sure = {
-            "merges_asked": asked[-1],
-            "train_tokens": train.frames * slots,
-            "held_out_seconds": judged.seconds,
-            "vocabulary_size": way.vocabulary_size,
-            "vocabulary_used": found.vocabulary_used,
-            "tokens": sums @ after,
-            "smoothing": found.smoothing,
-            "discount": found.discount,
-        }
-        figures: dict[str, Figure] = {name: (float(value), None, None) for name, value in sure.items()} | {
-            "tokens_per_second": ratio(after, of_seconds),
-            "compression_ratio": ratio(of_ids, after),
-            "bits_per_second": ratio(unigram, of_seconds),
-            "bits_per_second_bigram": ratio(bigram, of_seconds),
-            "bits_per_second_plain": ratio(plain, of_seconds),
-            "bits_per_second_change": ratio(unigram - unigram_before, of_seconds, shared),
-            "bits_per_second_bigram_change": ratio(bigram - bigram_before, of_seconds, shared),
-        }
-        rows += [(way.run_length, way.merges, name, *figure) for name, figure in figures.items()]
-    schema = {name: SCHEMA[name] for name in ("run_length", "merges", "statistic", "value", "low", "high")}
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-MEASURED = ("tokens", "unigram bits", "plain unigram bits", "bigram bits")
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One tokenizer on the held-out speech. columns: `MEASURED` of each utterance."""
-
-    columns: tuple[np.ndarray, ...]
-    vocabulary_used: int
-    smoothing: float
-    discount: float
-
-
-def _measure(way: BpeTokenizer, train: TokenStream, judged: TokenStream) -> _Measured:
-    fitted, tokens = (_encode(way, part) for part in (train, judged))
-    model = fit_unigram(fitted, _starts_at(way))
-    plain = fit_unigram(fitted.without_phases(), np.ones((1, way.vocabulary_size), bool))
-    bigram = fit_bigram(fitted, model)
-    columns = (
-        np.diff(tokens.offsets).astype(float),
-        model.utterance_bits(tokens),
-        plain.utterance_bits(tokens.without_phases()),
-        bigram.utterance_bits(tokens),
-    )
-    return _Measured(columns, np.unique(tokens.ids).size, model.smoothing, bigram.discount)
-
-
-def _starts_at(way: BpeTokenizer) -> np.ndarray:
-    """(ids per frame, vocabulary), bool: the entries whose first symbol is from the block of that position; run lengths
-    stand where a frame begins."""
-    firsts, _ = way.shapes()
-    possible = firsts // way.layout.geometry.codebook_size == way.layout.blocks[:, None]
-    is_run = firsts >= way.layout.alphabet_size
-    possible[:, is_run] = False
-    possible[0, is_run] = True
-    return possible
-
-
-def _encode(way: BpeTokenizer, part: TokenStream) -> Tokens:
-    ids, offsets = way.encode(*_flat(way.layout, part))
-    _, lengths = way.shapes()
-    return Tokens(ids, (np.cumsum(lengths[ids]) - lengths[ids]) % len(way.layout.slots), offsets)

@@ -95,7 +95,10 @@ def _words(plain: _Way, way: _Way, use: bool, few: str) -> str:
 
 def _why(plain: _Way, way: _Way, use: bool, smallest_gain: float) -> str:
     if use and way.merges:
-        return "Why: merged tokens say in one what took several, and a model that sees the token before loses nothing."
+        return (
+            "Why: merged tokens say in one what took several, and a model that sees the token before loses less than "
+            f"{smallest_gain:.1%}."
+        )
     if use:
         return "Why: repeated frames are worth run lengths; merges on top save no more bits."
     if way.saves(plain, smallest_gain):

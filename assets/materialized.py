@@ -25,9 +25,11 @@ def shown(
     *,
     paths: Collection[str] = (),
     pictures: Collection[str] = (),
+    tables: Collection[str] = (),
     hide: Collection[str] = (),
 ) -> dict[str, dg.MetadataValue]:
-    """A command's result as metadata: numbers (which the UI plots), text, `paths`, and `pictures` by their path.
+    """A command's result as metadata: numbers (which the UI plots), text, `paths`, `pictures` by their path,
+    `tables` (rows of scalars by name).
 
     The version is left out, Dagster shows it by itself; so is what has no value.
     """
@@ -37,6 +39,8 @@ def shown(
             continue
         if name in pictures:
             metadata |= _picture(name, Path(value))
+        elif name in tables:
+            metadata[name] = dg.MetadataValue.table([dg.TableRecord(row) for row in value])
         elif name in paths:
             metadata[name] = dg.MetadataValue.path(value)
         else:

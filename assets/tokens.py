@@ -42,7 +42,7 @@ def _asset(name: str, command: str, deps: Sequence[str], kinds: set[str], descri
         result = pipeline.run(context, "tokens", command)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]),
-            metadata=shown(result, paths=["folder"], pictures=["plot"]),
+            metadata=shown(result, paths=["folder", "report"], pictures=["plot"], tables=["sweep"]),
         )
 
     return tokens

@@ -7,7 +7,7 @@ folder of the file.
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -28,6 +28,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Side = Literal["train", "val", "test"]
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+
+NumberOfMerges = Annotated[int, pydantic.Field(ge=1)]
 
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 
@@ -222,10 +224,16 @@ class TokenSettings(Section):
 
     layout: Literal["frame", "level_offsets", "coarse_only"] = "frame"
     """Order of the levels' tokens in a flat sequence; see tokens/layouts.py."""
-    merges: int = pydantic.Field(2000, ge=1)
-    """Merges of the byte-pair encoding at most."""
+    merges: list[NumberOfMerges] = pydantic.Field([1000, 2000, 4000, 8000, 16_000, 32_000], min_length=1)
+    """Numbers of merges of the byte-pair encoding to judge, besides none; one training serves all."""
     sample_tokens: int = pydantic.Field(20_000_000, ge=1)
-    """Tokens that the byte-pair encoding is trained on at most."""
+    """Tokens that the byte-pair encoding is trained on at most, and judged on at most."""
+    engine: Literal["sentencepiece", "huggingface"] = "sentencepiece"
+    """What learns the merges. Both give the same kinds of files; sentencepiece takes less time and memory."""
+    merge_within: Literal["utterance", "frame", "level"] = "utterance"
+    """No merge crosses the border of an utterance, of a coarse frame, or of neighbouring ids of one level."""
+    run_length: bool = False
+    """Write repeated coarse frames as run lengths before merging."""
 
 
 class Settings(Section):

@@ -40,6 +40,7 @@ def test_the_recipes_of_the_benchmark_of_heads_are_recipes(monkeypatch):
 
 
 SMALL = {
+    "bpe.py": ["--tokens", "20000", "40000", "--merges", "20", "--json"],
     "codes_todo.py": ["--utterances", "3000", "--missing", "10", "--json"],
     "scan.py": ["--new", "4", "--unchanged", "500", "--out"],
     "split.py": ["--rows", "3000", "--speakers", "100", "--json"],

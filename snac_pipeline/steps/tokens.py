@@ -12,6 +12,7 @@ from snac_pipeline.tokens import (
     TokenStream,
     make_layout,
     read_tokens,
+    sweep_rows,
     token_statistics,
     train_bpe,
     write_bpe,
@@ -19,7 +20,7 @@ from snac_pipeline.tokens import (
     write_statistics,
 )
 
-TOKENS_REVISION = 1
+TOKENS_REVISION = 2
 """Raised when a change of the tokens room changes its outputs."""
 
 
@@ -45,10 +46,13 @@ def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    """The figures in result.json, the folder, and its picture where there is one."""
+    """The figures in result.json, the folder, and its picture and its page where there are any."""
     result = read_json(folder / "result.json")
-    plot = next((str(folder / name) for name in result["files"] if name.endswith(".png")), None)
-    return {"folder": str(folder), "plot": plot, **result}
+    shown = {
+        kind: next((str(folder / name) for name in result["files"] if name.endswith(end)), None)
+        for kind, end in (("plot", ".png"), ("report", ".html"))
+    }
+    return {"folder": str(folder), **shown, **result}
 
 
 def _statistics(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -73,16 +77,38 @@ def _sequences(stream: TokenStream, settings: Settings, folder: Path) -> dict[st
 
 
 def _bpe(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Figures at the merges with the fewest held-out bits per second, recommended or not; `sweep` has all."""
     options = settings.tokens
-    report = train_bpe(stream, layout=options.layout, merges=options.merges, sample_tokens=options.sample_tokens)
+    report = train_bpe(
+        stream,
+        layout=options.layout,
+        merges=options.merges,
+        sample_tokens=options.sample_tokens,
+        engine=options.engine,
+        within=options.merge_within,
+        run_length=options.run_length,
+    )
+    advice = report.recommendation
     return {
         "layout": options.layout,
-        "merges": report.tokenizer.merges,
-        "merges_asked": options.merges,
-        "compression_ratio": report.value("compression_ratio"),
-        "bits_per_second": report.value("bits_per_second"),
+        "engine": options.engine,
+        "held_out": report.held_out,
+        "recommendation": advice.text,
+        "merges_recommended": advice.merges,
+        "merges": advice.best,
+        "merges_learned": report.tokenizer.merges,
+        "merges_asked": max(options.merges),
+        "compression_ratio": report.value("compression_ratio", advice.best),
+        "tokens_per_second": report.value("tokens_per_second", advice.best),
+        "vocabulary_used": int(report.value("vocabulary_used", advice.best)),
+        "bits_per_second": report.value("bits_per_second", advice.best),
         "bits_per_second_without": report.value("bits_per_second", 0),
-        "recommendation": report.recommendation,
+        "bits_per_second_bigram": report.value("bits_per_second_bigram", advice.best),
+        "bits_per_second_bigram_without": report.value("bits_per_second_bigram", 0),
+        "seconds": report.training.seconds,
+        "training_megabytes": report.training.megabytes,
+        "encoded_ids_per_second": report.encoded_ids_per_second(),
+        "sweep": sweep_rows(report),
         "files": write_bpe(folder, report),
     }
 

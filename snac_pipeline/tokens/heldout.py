@@ -1,16 +1,14 @@
-"""How many bits held-out tokens cost under a unigram model fitted on train tokens, and how sure a figure is.
+"""How many bits held-out tokens cost under unigram and bigram models fitted on train tokens, and how sure that is.
 
 Two tokenizers of different vocabularies are compared by bits per second of audio: bits per token would give the larger
 vocabulary free credit.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 SMOOTHING = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,10 @@ class Tokens:
     def without_phases(self) -> "Tokens":
         return Tokens(self.ids, np.zeros_like(self.phases), self.offsets)
 
+    def per_utterance(self, bits: np.ndarray) -> np.ndarray:
+        """Bits of each token, summed by utterance, float64 (U,)."""
+        return np.diff(np.concatenate([[0.0], np.cumsum(bits)])[self.offsets])
+
 
 @dataclass(frozen=True)
 class UnigramModel:
@@ -38,8 +40,35 @@ class UnigramModel:
 
     def utterance_bits(self, tokens: Tokens) -> np.ndarray:
         """Bits of each utterance, float64 (U,)."""
-        running = np.concatenate([[0.0], np.cumsum(self.bits[tokens.phases, tokens.ids])])
-        return np.diff(running[tokens.offsets])
+        return tokens.per_utterance(self.bits[tokens.phases, tokens.ids])
+
+
+@dataclass(frozen=True)
+class BigramModel:
+    """p(token | token before, phase): absolute discounting, interpolated with the unigram (Ney, Essen, Kneser 1994).
+
+    p = (max(n(c, t) - d, 0) + d T(c) p_unigram(t | phase)) / N(c); context c: the token before (or none, where an
+    utterance begins) and the phase; T(c): kinds of tokens seen after it. A context never seen: the unigram model.
+    """
+
+    unigram: UnigramModel
+    pairs: np.ndarray  # context * vocabulary + token, increasing
+    counts: np.ndarray
+    totals: np.ndarray  # N(c)
+    kinds: np.ndarray  # T(c)
+    discount: float
+
+    def utterance_bits(self, tokens: Tokens) -> np.ndarray:
+        """Bits of each utterance, float64 (U,)."""
+        _, vocabulary = self.unigram.bits.shape
+        contexts = _contexts(tokens, self.unigram.bits.shape)
+        pairs = contexts * vocabulary + tokens.ids
+        place = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
+        counts = np.where(self.pairs[place] == pairs, self.counts[place], 0)
+        unigram = 2.0 ** -self.unigram.bits[tokens.phases, tokens.ids]
+        totals = self.totals[contexts]
+        seen = np.maximum(counts - self.discount, 0) + self.discount * self.kinds[contexts] * unigram
+        return tokens.per_utterance(-np.log2(np.where(totals > 0, seen / np.maximum(totals, 1), unigram)))
 
 
 def fit_unigram(tokens: Tokens, starts_at: np.ndarray) -> UnigramModel:
@@ -64,12 +93,41 @@ def fit_unigram(tokens: Tokens, starts_at: np.ndarray) -> UnigramModel:
     return UnigramModel(-np.log2((counts + smoothing) / (totals + smoothing * support)), smoothing)
 
 
-def bootstrap_interval(
-    figure: Callable[[np.ndarray], float], utterances: int, rng: np.random.Generator, resamples: int
-) -> tuple[float, float] | tuple[None, None]:
-    """95 % percentile interval of `figure(rows)` over utterances drawn with replacement (Efron 1979); None for one."""
+def fit_bigram(tokens: Tokens, unigram: UnigramModel) -> BigramModel:
+    """Fit on the train tokens of `unigram`. The discount is n1 / (n1 + 2 n2), n1 and n2 the pairs seen once and twice,
+    each with a half added, which keeps it between 0 and 1 where there are none."""
+    phases, vocabulary = unigram.bits.shape
+    pairs, counts = np.unique(_contexts(tokens, unigram.bits.shape) * vocabulary + tokens.ids, return_counts=True)
+    contexts, size = pairs // vocabulary, (vocabulary + 1) * phases
+    once, twice = ((counts == times).sum() + 0.5 for times in (1, 2))
+    return BigramModel(
+        unigram,
+        pairs,
+        counts,
+        np.bincount(contexts, counts, size),
+        np.bincount(contexts, minlength=size),
+        float(once / (once + 2 * twice)),
+    )
+
+
+def _contexts(tokens: Tokens, shape: tuple[int, int]) -> np.ndarray:
+    """Of each token: token before * phases + own phase; `vocabulary` stands for none before."""
+    phases, vocabulary = shape
+    before = np.empty(tokens.ids.size, np.int64)
+    before[1:] = tokens.ids[:-1]
+    begins = tokens.offsets[:-1]
+    before[begins[begins < before.size]] = vocabulary
+    return before * phases + tokens.phases
+
+
+def resampled_sums(columns: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray | None:
+    """Sums of `columns` (utterances, C) over utterances drawn with replacement (bootstrap, Efron 1979), `resamples`
+    times: (resamples, C). All columns see the same draws. None for a single utterance, which says nothing."""
+    utterances = len(columns)
     if utterances < 2:
-        return None, None
-    drawn = [figure(rng.integers(0, utterances, utterances)) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+        return None
+    sums = np.empty((resamples, columns.shape[1]))
+    for row in sums:
+        drawn = np.bincount(rng.integers(0, utterances, utterances), minlength=utterances)
+        row[:] = drawn @ columns
+    return sums

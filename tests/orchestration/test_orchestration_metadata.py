@@ -19,6 +19,13 @@ def test_numbers_stay_numbers_and_paths_are_paths():
     }
 
 
+def test_rows_are_a_table():
+    rows = [{"merges": 0, "ratio": 1.0, "run_length": False}, {"merges": 8, "ratio": 1.5, "run_length": True}]
+    table = shown({"sweep": rows}, tables=["sweep"])["sweep"]
+    assert [record.data for record in table.records] == rows
+    assert [column.name for column in table.schema.columns] == ["merges", "ratio", "run_length"]
+
+
 @pytest.mark.parametrize(("size", "inline"), [(LARGEST_PICTURE, True), (LARGEST_PICTURE + 1, False)])
 def test_small_pictures_are_kept_in_the_event_and_large_ones_only_named(tmp_path, size, inline):
     picture = tmp_path / "curve.png"

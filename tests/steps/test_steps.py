@@ -1,6 +1,7 @@
 """A step finds its result by what it was made from, and makes it again when just that changes."""
 
 import shutil
+from pathlib import Path
 
 import made_codes as made
 import matplotlib.image
@@ -27,13 +28,24 @@ def with_tokens(settings, **changes):
 
 @pytest.mark.parametrize("what", ["statistics", "sequences", "bpe"])
 def test_tokens_are_analysed_once(settings, what):
-    settings = with_tokens(settings, merges=20)
+    settings = with_tokens(settings, merges=[20])
     first, again = (analyze(settings, what, silent) for _ in range(2))
     assert (first.pop("reused"), again.pop("reused")) == (False, True)
     assert first == again
     folder = settings.home / "tokens" / f"{what}-{first['version']}"
     assert first["folder"] == str(folder)
     assert all((folder / name).is_file() for name in first["files"])
+
+
+def test_bpe_says_what_every_number_of_merges_does(settings):
+    options = with_tokens(settings, merges=[4, 12], engine="huggingface", merge_within="frame", run_length=True)
+    result = analyze(options, "bpe", silent)
+    assert [row["merges"] for row in result["sweep"] if row["run_length"]] == [0, 4, 12]
+    assert [row["merges"] for row in result["sweep"] if not row["run_length"]] == [0]
+    assert (result["engine"], result["merges_asked"], result["held_out"]) == ("huggingface", 12, "the split val")
+    assert result["recommendation"] in Path(result["report"]).read_text().replace("&#39;", "'")
+    assert Path(result["plot"]).name == "bpe.png"
+    assert result["seconds"] > 0 and result["encoded_ids_per_second"] > 0
 
 
 def test_statistics_are_those_of_the_cached_tokens(settings):
@@ -47,8 +59,8 @@ def test_statistics_are_those_of_the_cached_tokens(settings):
 
 def test_settings_of_the_encoding_do_not_touch_the_statistics(settings):
     analyze(settings, "statistics", silent)
-    analyze(with_tokens(settings, merges=20), "bpe", silent)
-    other = with_tokens(settings, merges=21, layout="level_offsets")
+    analyze(with_tokens(settings, merges=[20]), "bpe", silent)
+    other = with_tokens(settings, merges=[21], layout="level_offsets")
     assert analyze(other, "statistics", silent)["reused"] is True
     assert analyze(other, "bpe", silent)["reused"] is False
 

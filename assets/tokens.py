@@ -13,18 +13,19 @@ def token_assets() -> list[dg.AssetsDefinition]:
     return [
         _asset(
             "token_statistics",
-            "statistics",
+            "stats",
             ["splits", "code_cache"],
             {"numpy"},
-            "How the codes are used: entropy, perplexity, unused codes and bigrams of every level, beside a shuffled "
-            "null and the bound that the sample allows.",
+            "How the codes are used: entropy, unused codes, bigrams and repetition of every level, and what levels "
+            "tell of each other, beside a shuffled null and the bound that the sample allows.",
         ),
         _asset(
             "token_sequences",
-            "sequences",
+            "layout",
             ["splits", "code_cache", "token_statistics"],
             {"parquet"},
-            "One flat sequence of tokens per utterance, in the layout of `tokens` in pipeline.yaml.",
+            "Flat sequences of ids for language models, in the layout of `tokens` in pipeline.yaml: parquet with the "
+            "column input_ids.",
         ),
         _asset(
             "bpe_tokenizer",
@@ -40,9 +41,8 @@ def _asset(name: str, command: str, deps: Sequence[str], kinds: set[str], descri
     @dg.asset(name=name, deps=list(deps), group_name="tokens", code_version="1", kinds=kinds, description=description)
     def tokens(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         result = pipeline.run(context, "tokens", command)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(result["version"]),
-            metadata=shown(result, paths=["folder", "report"], pictures=["plot"], tables=["sweep"]),
-        )
+        pictures = [key for key, value in result.items() if isinstance(value, str) and value.endswith(".png")]
+        metadata = shown(result, paths=["folder", "report"], pictures=pictures, tables=["sweep", "table"])
+        return dg.MaterializeResult(data_version=dg.DataVersion(result["version"]), metadata=metadata)
 
     return tokens

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,10 +152,11 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
         pq.write_table(table, temporary, **{"compression": "zstd", "write_page_checksum": True, **options})
 
 
-def read_parquet(path: Path, **options: Any) -> pa.Table:
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a parquet file, verifying the checksum of every page; PipelineError names a file that is damaged."""
     try:
-        return pq.read_table(path, page_checksum_verification=True, **options)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise PipelineError(
             f"{path} is damaged or cannot be read ({str(error).strip().splitlines()[0]}); restore it from a copy, or "

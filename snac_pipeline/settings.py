@@ -27,6 +27,12 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 Side = Literal["train", "val", "test"]
 
+LayoutName = Literal["frame", "level_offsets", "coarse_only", "parallel"]
+"""See tokens/layouts.py."""
+
+Deduplicate = Literal["none", "identical", "coarse"]
+"""See tokens/sequences.py."""
+
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 NumberOfMerges = Annotated[int, pydantic.Field(ge=1)]
@@ -222,8 +228,15 @@ class EvaluationSettings(Section):
 class TokenSettings(Section):
     """Token statistics and byte-pair encoding."""
 
-    layout: Literal["frame", "level_offsets", "coarse_only"] = "frame"
+    layout: LayoutName = "frame"
     """Order of the levels' tokens in a flat sequence; see tokens/layouts.py."""
+    offset: int = pydantic.Field(128_266, ge=0)
+    """The first id of the sequences; those before are a text tokenizer's. 128266: as Orpheus-TTS does."""
+    deduplicate: Deduplicate = "none"
+    """Coarse frames left out of the sequences for repeating the one before: those that are `identical`, or all whose
+    coarsest token (`coarse`) is the same, as Orpheus-TTS does."""
+    segment_seconds: float | None = pydantic.Field(None, gt=0)
+    """Cut the sequences into pieces of so long; null: a sequence is an utterance."""
     merges: list[NumberOfMerges] = pydantic.Field([1000, 2000, 4000, 8000, 16_000, 32_000], min_length=1)
     """Numbers of merges of the byte-pair encoding to judge, besides none; one training serves all."""
     sample_tokens: int = pydantic.Field(20_000_000, ge=1)

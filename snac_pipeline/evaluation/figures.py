@@ -1,10 +1,5 @@
-"""Pictures and sound for the report, as text that is put into the page: SVG that takes the page's colours, data URIs.
+"""Pictures and sound for the report, as text that is put into the page: SVG in the page's colours, and data URIs."""
 
-Line plots are drawn in placeholder colours that stand for the page's CSS variables, so that one drawing serves the
-light and the dark page.
-"""
-
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,18 +16,8 @@ from snac_pipeline.evaluation.listening import Clip
 from snac_pipeline.evaluation.registry import Metric
 from snac_pipeline.evaluation.summary import paired_differences
 from snac_pipeline.files import atomic_file
+from snac_pipeline.page import GOOD, INK, LINE, MUTED, SERIES, STYLE, data_uri, svg
 
-INK, MUTED, LINE, GOOD = "#010101", "#020202", "#030303", "#040404"
-SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06")
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GOOD: "--good"} | {
-    colour: f"--series-{i}" for i, colour in enumerate(SERIES, start=1)
-}
-STYLE = {
-    "svg.fonttype": "none", "font.size": 9, "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": LINE,
-    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.facecolor": "none", "figure.facecolor": "none", "axes.unicode_minus": True,
-}  # fmt: skip
 MAX_DOTS = 150
 MAX_CURVE_POINTS = 400
 SPECTROGRAM_WIDTH, SPECTROGRAM_HEIGHT, DYNAMIC_RANGE = 520, 180, 80.0
@@ -63,7 +48,7 @@ def spread_svg(
             _spread_panel(axes, metric, [pairs[metric.name, model] for model in models], models, summary)
         for axes in grid[len(drawn) :]:
             axes.set_visible(False)
-        return _svg(figure, "Paired differences to the base, by metric")
+        return svg(figure, "Paired differences to the base, by metric")
 
 
 def _spread_panel(axes, metric: Metric, values: list[np.ndarray], models: Sequence[str], summary: pl.DataFrame) -> None:
@@ -115,7 +100,7 @@ def curves_svg(curves: Mapping[str, Sequence[Mapping]]) -> str:
             axes.set_ylabel("loss")
             axes.grid(axis="y", color=LINE, linewidth=0.6)
             axes.legend(frameon=False, fontsize=8, labelcolor=MUTED)
-        return _svg(figure, "Training curves")
+        return svg(figure, "Training curves")
 
 
 def _series(rows: Sequence[Mapping], key: str) -> tuple[list, list]:
@@ -123,17 +108,6 @@ def _series(rows: Sequence[Mapping], key: str) -> tuple[list, list]:
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     keep = np.linspace(0, len(points) - 1, min(len(points), MAX_CURVE_POINTS)).round().astype(int)
     return [points[i][0] for i in keep], [points[i][1] for i in keep]
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The figure as an <svg> element whose colours are the page's variables and whose font is the page's."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return text
 
 
 def spectrogram_uris(clips: Sequence[Clip]) -> list[str]:
@@ -185,18 +159,12 @@ def _png(levels: np.ndarray) -> str:
     image = Image.fromarray((255 * levels).round().astype(np.uint8), mode="P")
     palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
     image.putpalette(palette.tobytes())
-    return _data_uri("image/png", lambda buffer: image.save(buffer, "PNG", optimize=True))
+    return data_uri("image/png", lambda buffer: image.save(buffer, "PNG", optimize=True))
 
 
 def audio_uri(clip: Clip) -> str:
     """16-bit FLAC data URI."""
     samples = np.clip(clip.audio_T, -1, 1)
-    return _data_uri(
+    return data_uri(
         "audio/flac", lambda buffer: soundfile.write(buffer, samples, clip.sample_rate, format="FLAC", subtype="PCM_16")
     )
-
-
-def _data_uri(media_type: str, write) -> str:
-    buffer = io.BytesIO()
-    write(buffer)
-    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode()}"

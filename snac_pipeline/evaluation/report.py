@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 
 from snac_pipeline.evaluation import figures
@@ -23,6 +22,7 @@ from snac_pipeline.evaluation.summary import (
     worst_utterances,
 )
 from snac_pipeline.files import atomic_folder, write_json, write_parquet, write_text
+from snac_pipeline.page import render_page
 
 TEMPLATE = "report.html.j2"
 REPORT_FILE = "report.html"
@@ -85,14 +85,9 @@ def render_report(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
     """The HTML page."""
     compared = _compared_models(summary)
     by_name = {metric.name: metric for metric in context.registry}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        Path(__file__).with_name(TEMPLATE),
+        title=context.title,
         context=context,
         headlines=_headlines(summary, context),
         utterances=metrics["utterance"].n_unique(),

@@ -1,15 +1,24 @@
-"""Statistics, flat sequences and byte-pair encoding of the cached codes."""
+"""Statistics, flat sequences and byte-pair encoding of the cached codes, or of codes and audio from anywhere."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import polars as pl
+
+from snac_pipeline.codes.parts import cached_digests, part_files, part_metadata
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_folder, read_json, value_digest, write_json
-from snac_pipeline.settings import Settings
-from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_of
-from snac_pipeline.steps.corpus import OnEvent
+from snac_pipeline.settings import BaseCodecSettings, CorpusSettings, Settings
+from snac_pipeline.steps.codes import base_codec, cache, cached_utterances, codes_of
+from snac_pipeline.steps.corpus import OnEvent, scan_corpus, split_corpora
 from snac_pipeline.tokens import (
     TokenGeometry,
-    TokenStream,
+    TokenParts,
+    folder_geometry,
+    geometry_of,
+    level_table,
+    locate_tokens,
     make_layout,
     read_tokens,
     sweep_rows,
@@ -23,64 +32,151 @@ from snac_pipeline.tokens import (
 TOKENS_REVISION = 2
 """Raised when a change of the tokens room changes its outputs."""
 
+What = Literal["statistics", "sequences", "bpe"]
 
-def analyze(settings: Settings, what: str, on_event: OnEvent) -> dict[str, Any]:
-    """`what`: statistics, sequences or bpe, of the codes of all corpora."""
-    model, _ = base_codec(settings)
-    spec, parts = model.spec, codes_of(settings, model)
-    utterances, left_out = cached_utterances(settings, model)
-    options = {} if what == "statistics" else settings.tokens.model_dump(mode="json")
-    selection = value_digest(utterances.select("digest", "corpus", "split").rows())
-    version = value_digest([what, parts.name, selection, options, TOKENS_REVISION])[:16]
+COMMANDS: dict[str, What] = {"stats": "statistics", "layout": "sequences", "bpe": "bpe"}
+"""What the command line calls them."""
+
+TRENDS = ("entropy", "perplexity", "dead_codes", "mutual_information_excess", "immediate_repeat_rate")
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """The utterances (digest, corpus, split) whose codes lie in the folder `parts`, all of one encoder."""
+
+    parts: Path
+    fingerprint: str
+    geometry: TokenGeometry
+    utterances: pl.DataFrame
+    left_out: int
+
+    def locate(self) -> TokenParts:
+        return locate_tokens(self.parts, self.utterances, self.geometry)
+
+
+def analyze(settings: Settings, what: What, on_event: OnEvent, parts: Path | None = None) -> dict[str, Any]:
+    """The codes of all corpora, or, with `parts`, all that lie in a folder of parts; made again only for other codes.
+
+    A folder of parts knows of no corpora and speakers: it is one corpus, called as the folder, of which `split.val` of
+    the utterances count as held out.
+    """
+    codes = _project_codes(settings) if parts is None else _folder_codes(parts, settings.split.val)
+    selection = value_digest(codes.utterances.select("digest", "corpus", "split").sort("digest").rows())
+    version = value_digest([what, codes.fingerprint, selection, _options(settings, what), TOKENS_REVISION])[:16]
     folder = settings.home / "tokens" / f"{what}-{version}"
     if (folder / "result.json").exists():
-        return {**_result(folder), "left_out": left_out, "reused": True}
-    geometry = TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
-    stream = read_tokens(parts, utterances, geometry)
-    on_event({"message": f"{stream.frames} coarse frames read"})
+        return {**_result(folder), "left_out": codes.left_out, "reused": True}
+    on_event({"message": f"{what} of the codes of {len(codes.utterances)} utterances"})
     with atomic_folder(folder) as temporary:
-        figures = _STEPS[what](stream, settings, temporary)
-        files = [Path(path).name for path in figures.pop("files")]
+        figures = _STEPS[what](codes, settings, temporary)
+        files = [str(Path(path).relative_to(temporary)) for path in figures.pop("files")]
         write_json(temporary / "result.json", {"version": version, **figures, "files": files})
-    return {**_result(folder), "left_out": left_out, "reused": False}
+    return {**_result(folder), "left_out": codes.left_out, "reused": False}
+
+
+def from_audio(settings: Settings, audio: Path, codec: str, limit: int | None, on_event: OnEvent) -> dict[str, Any]:
+    """Audio of a folder outside the pipeline to tokens of a codec, and all analyses of them.
+
+    The folder gets a home of its own below that of the settings, with manifest, codes and results; what is there is
+    done only once. Every file counts as a speaker of its own. Byte-pair encoding is left out where there are too few
+    files to hold any out.
+    """
+    if not audio.is_dir():
+        raise PipelineError(f"{audio} is not a folder; give one with audio files somewhere below it")
+    where = str(audio.resolve())
+    own = settings.model_copy(
+        update={
+            "home": settings.home / "from-audio" / value_digest([where, codec, limit])[:16],
+            "corpora": {"audio": CorpusSettings(path=where, speaker="utterance")},
+            "base_codec": BaseCodecSettings(source=codec),
+            "limit": limit,
+        }
+    )
+    scanned = scan_corpus(own, "audio", None, on_event)
+    split = split_corpora(own)
+    cached = cache(own, ["audio"], True, on_event)
+    names: list[What] = ["statistics", "sequences", *(["bpe"] if split["train"] and split["val"] else [])]
+    return {
+        "home": str(own.home),
+        "parts": str(codes_of(own, base_codec(own)[0])),
+        "utterances": cached["corpora"]["audio"]["utterances"],
+        "hours": cached["corpora"]["audio"]["hours"],
+        "quarantined": scanned["quarantined"],
+        **{name: analyze(own, name, on_event) for name in names},
+    }
+
+
+def _project_codes(settings: Settings) -> _Codes:
+    model, _ = base_codec(settings)
+    parts = codes_of(settings, model)
+    utterances, left_out = cached_utterances(settings, model)
+    return _Codes(parts, parts.name, geometry_of(model.spec), utterances, left_out)
+
+
+def _folder_codes(parts: Path, held_out: float) -> _Codes:
+    geometry = folder_geometry(parts)
+    digests = cached_digests(parts)["digest"].sort()
+    utterances = pl.DataFrame({"digest": digests, "corpus": parts.resolve().name}).with_row_index()
+    # Digests are as good as random: the first so many are a fair sample, and stay so when others are added.
+    utterances = utterances.with_columns(
+        split=pl.when(pl.col("index") < round(held_out * len(digests))).then(pl.lit("val")).otherwise(pl.lit("train"))
+    )
+    fingerprint = part_metadata(part_files(parts)[0]).get("fingerprint", str(parts.resolve()))
+    return _Codes(parts, fingerprint, geometry, utterances.drop("index"), 0)
+
+
+def _options(settings: Settings, what: What) -> dict[str, Any]:
+    """The settings that the result depends on."""
+    options = settings.tokens.model_dump(mode="json")
+    used = {"statistics": (), "sequences": ("layout", "offset", "deduplicate", "segment_seconds"), "bpe": options}
+    return {name: options[name] for name in used[what]}
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    """The figures in result.json, the folder, and its picture and its page where there are any."""
+    """The figures in result.json, the folder, the report where there is one, and each picture by its name."""
     result = read_json(folder / "result.json")
-    shown = {
-        kind: next((str(folder / name) for name in result["files"] if name.endswith(end)), None)
-        for kind, end in (("plot", ".png"), ("report", ".html"))
-    }
-    return {"folder": str(folder), **shown, **result}
+    shown = [Path(name) for name in result["files"] if name.endswith((".png", ".html"))]
+    return {"folder": str(folder), **{name.stem: str(folder / name) for name in shown}, **result}
 
 
-def _statistics(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
-    statistics = token_statistics(stream)
-    per_level = {
-        f"{name}_level_{k}": statistics.value(name, k)
-        for k in range(stream.geometry.levels)
-        for name in ("perplexity", "dead_codes")
-    }
-    tokens = sum(len(level) for level in stream.codes)
+def _statistics(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
+    statistics = token_statistics(codes.locate())
+    table = level_table(statistics)
+    made_from = {"codes": codes.parts, "encoder": codes.fingerprint, "utterances": len(codes.utterances)}
     return {
-        "tokens": tokens,
-        "hours": stream.seconds / 3600,
-        **per_level,
-        "files": write_statistics(folder, statistics),
+        "tokens": int(statistics.value("tokens", None)),
+        "hours": statistics.value("seconds", 0) / 3600,
+        "bits_per_second": statistics.value("bits_per_second", None),
+        **{f"{name}_level_{row['level']}": row[name] for row in table for name in TRENDS if row[name] is not None},
+        "table": table,
+        "files": write_statistics(folder, statistics, f"snac-pipeline tokens stats {codes.parts}", made_from),
     }
 
 
-def _sequences(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
-    layout, file = make_layout(settings.tokens.layout, stream.geometry), folder / "sequences.parquet"
-    return {"layout": settings.tokens.layout, "ids": write_sequences(file, stream, layout), "files": [file]}
+def _sequences(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
+    options, geometry = settings.tokens, codes.geometry
+    layout = make_layout(options.layout, geometry, options.offset)
+    segment = options.segment_seconds and max(1, int(options.segment_seconds / geometry.frame_seconds))
+    data = folder / "data"
+    written = write_sequences(data, codes.locate(), layout, deduplicate=options.deduplicate, segment_frames=segment)
+    return {
+        "layout": options.layout,
+        "ids": sum(written.ids.values()),
+        "sequences": sum(written.sequences.values()),
+        **{f"{split}_ids": ids for split, ids in written.ids.items()},
+        "deduplicate": options.deduplicate,
+        "removed_frames": written.removed_frames,
+        "removed_seconds": written.removed_frames * geometry.frame_seconds,
+        "removed_share": written.removed_share,
+        "files": sorted(data.iterdir()),
+    }
 
 
-def _bpe(stream: TokenStream, settings: Settings, folder: Path) -> dict[str, Any]:
+def _bpe(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
     """Figures at the merges with the fewest held-out bits per second, recommended or not; `sweep` has all."""
     options = settings.tokens
     report = train_bpe(
-        stream,
+        read_tokens(codes.parts, codes.utterances, codes.geometry),
         layout=options.layout,
         merges=options.merges,
         sample_tokens=options.sample_tokens,

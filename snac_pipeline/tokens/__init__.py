@@ -4,9 +4,19 @@ from snac_pipeline.tokens.alphabet import Alphabet
 from snac_pipeline.tokens.bpe import BpeReport, train_bpe
 from snac_pipeline.tokens.bpe_report import sweep_rows, write_bpe
 from snac_pipeline.tokens.bpe_tokenizer import BpeTokenizer
-from snac_pipeline.tokens.layouts import LAYOUTS, ORPHEUS_OFFSET, Layout, make_layout, write_sequences
-from snac_pipeline.tokens.statistics import Statistics, token_statistics, write_statistics
-from snac_pipeline.tokens.stream import TokenGeometry, TokenStream, read_tokens
+from snac_pipeline.tokens.layouts import LAYOUTS, ORPHEUS_OFFSET, Layout, make_layout
+from snac_pipeline.tokens.report import level_table, write_statistics
+from snac_pipeline.tokens.sequences import Written, write_sequences
+from snac_pipeline.tokens.statistics import Statistics, token_statistics
+from snac_pipeline.tokens.stream import (
+    TokenGeometry,
+    TokenParts,
+    TokenStream,
+    folder_geometry,
+    geometry_of,
+    locate_tokens,
+    read_tokens,
+)
 
 __all__ = [
     "LAYOUTS",
@@ -17,7 +27,13 @@ __all__ = [
     "Layout",
     "Statistics",
     "TokenGeometry",
+    "TokenParts",
     "TokenStream",
+    "Written",
+    "folder_geometry",
+    "geometry_of",
+    "level_table",
+    "locate_tokens",
     "make_layout",
     "read_tokens",
     "sweep_rows",

@@ -5,24 +5,17 @@ A layout is a table with one row per id of a coarse frame: which token of which 
 """
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import atomic_file
-from snac_pipeline.tokens.stream import TokenGeometry, TokenStream
+from snac_pipeline.tokens.stream import TokenGeometry
 
 # Orpheus-TTS puts its audio ids behind the 128,256 ids of the Llama 3 tokenizer and 10 ids of its own.
 ORPHEUS_OFFSET = 128266
 LARGEST_ID = 2**31 - 1
-SEQUENCES_PER_GROUP = 2000
 
 
 @dataclass(frozen=True)
@@ -195,29 +188,3 @@ LAYOUTS: dict[str, Callable[[tuple[int, ...]], list[Slot]]] = {
     "coarse_only": _coarse_only_slots,
     "parallel": _parallel_slots,
 }
-
-
-def write_sequences(path: Path, stream: TokenStream, layout: Layout) -> int:
-    """Write one row per utterance (digest, split, input_ids list<int32>), in stream order; returns the number of ids.
-
-    `datasets.load_dataset("parquet", ...)` and TRL read it as it is. The file's metadata key `snac_pipeline.layout`
-    holds `layout.describe()`. Memory: one group of utterances.
-    """
-    schema = pa.schema(
-        [("digest", pa.string()), ("split", pa.string()), ("input_ids", pa.list_(pa.int32()))],
-        metadata={"snac_pipeline.layout": json.dumps(layout.describe())},
-    )
-    written = 0
-    with (
-        atomic_file(Path(path)) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
-    ):
-        for start in range(0, len(stream.utterances), SEQUENCES_PER_GROUP):
-            group = stream.take(np.arange(start, min(start + SEQUENCES_PER_GROUP, len(stream.utterances))))
-            ids = layout.flatten(group.codes)
-            borders = (group.offsets * len(layout.slots)).astype(np.int32)
-            columns = group.utterances.select("digest", "split").to_arrow(compat_level=pl.CompatLevel.oldest())
-            lists = pa.ListArray.from_arrays(borders, ids)
-            writer.write_table(columns.append_column("input_ids", lists).cast(schema))
-            written += ids.size
-    return written

@@ -1,20 +1,25 @@
 """Codes of a corpus as flat arrays: one per level, plus one array of utterance borders counted in coarse frames.
 
-In: parts of the code cache (parquet) and the utterances to use. Out: a `TokenStream`, whose order and content depend on
-the selection alone, not on how the codes happen to be spread over parts.
+In: parts of the code cache (parquet) and the utterances to use. Out: `TokenParts`, which reads some at a time, or one
+`TokenStream`, whose order and content depend on the selection alone, not on how the codes are spread over parts.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from snac_pipeline.codec import CodecSpec
+from snac_pipeline.codes.parts import locate_codes, located_table, part_files, part_metadata
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import read_parquet
+
+READ_TOKENS = 1 << 24
+"""Tokens read at a time: 32 MB. Counting pairs takes 16 bytes more for each."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class TokenGeometry:
     @property
     def levels(self) -> int:
         return len(self.tokens_per_frame)
+
+    def only(self, levels: Sequence[int]) -> "TokenGeometry":
+        """That of some levels."""
+        return replace(self, tokens_per_frame=tuple(self.tokens_per_frame[level] for level in levels))
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,15 @@ class TokenStream:
         """Utterance borders in tokens of `level`."""
         return self.offsets * self.geometry.tokens_per_frame[level]
 
+    def streams(
+        self, levels: Sequence[int] | None = None, *, corpus: str | None = None, split: str | None = None
+    ) -> Iterator["TokenStream"]:
+        """The utterances of a corpus and a split as one stream, as `TokenParts.streams` gives several."""
+        part = self.take(_where(self.utterances.with_row_index("at"), corpus, split)["at"].to_numpy())
+        levels = range(self.geometry.levels) if levels is None else levels
+        codes = tuple(part.codes[level] for level in levels)
+        yield TokenStream(self.geometry.only(levels), codes, part.offsets, part.utterances)
+
     def split(self, name: str) -> "TokenStream":
         """The utterances of one split; a view, not a copy, where they lie together (as `read_tokens` lays them)."""
         return self.take(np.flatnonzero((self.utterances["split"] == name).to_numpy()))
@@ -91,28 +109,132 @@ class TokenStream:
         return TokenStream(self.geometry, tuple(codes), offsets, self.utterances[rows])
 
 
-def read_tokens(parts_folder: Path, selection: pl.DataFrame, geometry: TokenGeometry) -> TokenStream:
-    """Read the codes of `selection` (columns digest, corpus, split) from `part-*.parquet` in `parts_folder`.
+@dataclass(frozen=True)
+class TokenParts:
+    """Codes that stay in their parts and are read some at a time: memory does not grow with the corpus.
 
-    Utterances come in the order (split, corpus, digest). A digest that several parts hold is read from the lexically
-    first. Memory: the result (2 bytes per token) and one part. PipelineError: a digest without codes, a digest in two
-    splits, a part that cannot be read, codes outside the codebook, levels whose lengths do not fit the geometry.
+    utterances: (digest, corpus, split) as the parts lie; `part`: index in `parts`, `row`: place in that, `order`: place
+    in the selection.
+    """
+
+    geometry: TokenGeometry
+    parts: list[Path]
+    utterances: pl.DataFrame
+
+    def streams(
+        self, levels: Sequence[int] | None = None, *, corpus: str | None = None, split: str | None = None
+    ) -> Iterator[TokenStream]:
+        """The utterances of a corpus and a split (None: of all), some READ_TOKENS tokens at a time, as the parts lie.
+
+        A stream holds whole utterances and only `levels`, which its geometry then has alone. Memory: READ_TOKENS tokens
+        and one part. PipelineError: a part that cannot be read, codes outside the codebook, ragged levels.
+        """
+        levels = range(self.geometry.levels) if levels is None else levels
+        waiting: list[TokenStream] = []
+        for rows in _where(self.utterances, corpus, split).partition_by("part", maintain_order=True):
+            waiting.append(_read_part(self.parts[rows["part"][0]], rows, levels, self.geometry))
+            if sum(level.size for stream in waiting for level in stream.codes) >= READ_TOKENS:
+                yield join_streams(waiting)
+                waiting = []
+        if waiting:
+            yield join_streams(waiting)
+
+
+def _where(utterances: pl.DataFrame, corpus: str | None, split: str | None) -> pl.DataFrame:
+    wanted = {"corpus": corpus, "split": split}
+    return utterances.filter(**{name: value for name, value in wanted.items() if value is not None})
+
+
+def join_streams(streams: list[TokenStream]) -> TokenStream:
+    """Streams of one geometry end to end, at least one."""
+    if len(streams) == 1:
+        return streams[0]
+    starts = np.cumsum([0, *(stream.frames for stream in streams)])
+    return TokenStream(
+        streams[0].geometry,
+        tuple(np.concatenate(level) for level in zip(*(stream.codes for stream in streams), strict=True)),
+        np.concatenate([[0], *(stream.offsets[1:] + at for stream, at in zip(streams, starts, strict=False))]),
+        pl.concat([stream.utterances for stream in streams]),
+    )
+
+
+def locate_tokens(parts_folder: Path, selection: pl.DataFrame, geometry: TokenGeometry) -> TokenParts:
+    """Find the codes of `selection` (columns digest, corpus, split) in the parts of `parts_folder`; none is read yet.
+
+    A digest that several parts hold is read from the lexically first. PipelineError: no parts, a digest without codes,
+    a digest in two splits, parts of different encoders.
     """
     wanted = _wanted_utterances(selection)
-    located = _locate(sorted(Path(parts_folder).glob("part-*.parquet")), wanted, parts_folder)
-    offsets = np.concatenate([[0], np.cumsum(located["frames"].to_numpy())]).astype(np.int64)
-    codes = tuple(np.empty(offsets[-1] * per_frame, np.uint16) for per_frame in geometry.tokens_per_frame)
-    placed = located.with_columns(start=offsets[:-1])
-    for (part,), rows in placed.group_by("part", maintain_order=True):
-        table = _read_part(Path(part), [f"codes_{level}" for level in range(geometry.levels)])
-        for level, flat in enumerate(codes):
-            _place_level(flat, table.column(f"codes_{level}"), rows, level, geometry)
-    return TokenStream(geometry, codes, offsets, wanted)
+    if not part_files(Path(parts_folder)):
+        raise PipelineError(f"no codes in {parts_folder}: materialize `code_cache` first, or run `snac-pipeline cache`")
+    located = sorted(locate_codes(Path(parts_folder), wanted["digest"].to_list()), key=lambda item: item[0])
+    parts = [part for part, _ in located]
+    _check_one_encoder(parts)
+    none = np.empty(0, np.int64)
+    places = {name: np.concatenate([none, *(rows[name] for _, rows in located)]) for name in ("order", "row")}
+    places["part"] = np.repeat(np.arange(len(parts)), [len(rows) for _, rows in located])
+    utterances = wanted[places["order"].astype(np.int64)].with_columns(
+        **{name: pl.Series(at) for name, at in places.items()}
+    )
+    return TokenParts(geometry, parts, utterances.sort("part", "row"))
+
+
+def read_tokens(parts_folder: Path, selection: pl.DataFrame, geometry: TokenGeometry) -> TokenStream:
+    """The codes of `selection` in memory, in the order split, corpus, digest; see `locate_tokens`.
+
+    Memory: 2 bytes per token, and what is read at a time.
+    """
+    parts = locate_tokens(parts_folder, selection.sort("split", "corpus", "digest"), geometry)
+    frames = np.zeros(len(parts.utterances), np.int64)
+    for stream in parts.streams([0]):
+        frames[stream.utterances["order"].to_numpy()] = np.diff(stream.offsets)
+    offsets = np.concatenate([[0], np.cumsum(frames)])
+    flat = tuple(np.empty((offsets[-1], width), np.uint16) for width in geometry.tokens_per_frame)
+    for stream in parts.streams():
+        ahead = offsets[stream.utterances["order"].to_numpy()] - stream.offsets[:-1]
+        places = np.arange(stream.frames) + np.repeat(ahead, np.diff(stream.offsets))
+        for level, codes in zip(flat, stream.codes, strict=True):
+            level[places] = codes.reshape(-1, level.shape[1])
+    utterances = parts.utterances.sort("order").select("digest", "corpus", "split")
+    return TokenStream(geometry, tuple(level.reshape(-1) for level in flat), offsets, utterances)
+
+
+def folder_geometry(parts_folder: Path) -> TokenGeometry:
+    """The geometry of the codec whose codes lie in the folder, which its parts name. PipelineError: no parts, parts of
+    several encoders, parts that name none."""
+    parts = part_files(Path(parts_folder))
+    if not parts:
+        raise PipelineError(f"{parts_folder} has no parts (part-*.parquet); give a folder below <home>/codes")
+    _check_one_encoder(parts)
+    config = part_metadata(parts[0]).get("codec")
+    if config is None:
+        raise PipelineError(
+            f"{parts[0]} does not say which codec its codes are of; encode it with `snac-pipeline cache`"
+        )
+    return geometry_of(CodecSpec.from_dict(json.loads(config), str(parts[0])))
+
+
+def geometry_of(spec: CodecSpec) -> TokenGeometry:
+    return TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
+
+
+def _check_one_encoder(parts: Sequence[Path]) -> None:
+    found = {}
+    for part in parts:
+        found.setdefault(part_metadata(part).get("fingerprint"), part)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise PipelineError(
+            f"codes of different encoders in one folder: {first.name} is of {one}, {second.name} of {other}; "
+            f"move those of the other encoder out of {first.parent}"
+        )
 
 
 def _wanted_utterances(selection: pl.DataFrame) -> pl.DataFrame:
-    """The selection once per digest, in stream order."""
-    wanted = selection.select("digest", "corpus", "split").unique().sort("split", "corpus", "digest")
+    """The selection once per digest."""
+    wanted = selection.select("digest", "corpus", "split")
+    if not wanted["digest"].is_duplicated().any():
+        return wanted
     torn = wanted.group_by("digest").agg(pl.col("split").n_unique().alias("splits")).filter(pl.col("splits") > 1)
     if len(torn):
         raise PipelineError(
@@ -122,61 +244,38 @@ def _wanted_utterances(selection: pl.DataFrame) -> pl.DataFrame:
     return wanted.unique("digest", keep="first", maintain_order=True)
 
 
-def _locate(parts: list[Path], wanted: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    """Where each wanted digest lies: (digest, part, row, frames), in the order of `wanted`."""
-    held = []
-    for part in parts:
-        table = _read_part(part, ["digest", "codes_0"])
-        frames = pc.list_value_length(table.column("codes_0")).cast(pa.int64())
-        rows = pl.DataFrame({"digest": pl.from_arrow(table.column("digest")), "frames": pl.from_arrow(frames)})
-        rows = rows.with_row_index("row").with_columns(part=pl.lit(str(part)))
-        held.append(rows.join(wanted.select("digest"), on="digest", how="semi"))
-    if not held:
-        raise PipelineError(f"no codes in {folder}: materialize `code_cache` first")
-    first = pl.concat(held).unique("digest", keep="first", maintain_order=True)
-    located = wanted.select("digest").join(first, on="digest", how="left", maintain_order="left")
-    missing = located.filter(pl.col("part").is_null())["digest"]
-    if len(missing):
-        raise PipelineError(
-            f"{len(missing)} of {len(wanted)} utterances have no codes in {folder} (such as {missing[0]}): "
-            "materialize `code_cache` for these corpora first"
-        )
-    return located
-
-
-def _read_part(part: Path, columns: list[str]) -> pa.Table:
+def _read_part(part: Path, rows: pl.DataFrame, levels: Sequence[int], geometry: TokenGeometry) -> TokenStream:
+    """The utterances `rows` of a part."""
+    columns = [f"codes_{level}" for level in levels]
     try:
-        return read_parquet(part, columns=columns).select(columns)
+        table = located_table(part, rows, columns).select(["digest", *columns])
     except (PipelineError, KeyError) as error:
         raise PipelineError(
             f"{part} cannot be read as a part with the columns {', '.join(columns)} ({error.__cause__ or error}): "
             "delete it and materialize `code_cache` again"
         ) from error
+    kept = geometry.only(levels)
+    frames, codes = None, []
+    for level, width in zip(levels, kept.tokens_per_frame, strict=True):
+        column = table[f"codes_{level}"]
+        lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+        flat = np.concatenate([pc.list_flatten(chunk).to_numpy() for chunk in column.chunks])
+        frames = lengths // width if frames is None else frames
+        ragged = np.flatnonzero(lengths != frames * width)
+        if ragged.size:
+            place = int(ragged[0])
+            what = f"{lengths[place]} tokens, not the {frames[place] * width} tokens its coarse frames need"
+            raise _foreign_codes(part, rows, place, level, what)
+        if flat.size and flat.max() >= geometry.codebook_size:
+            place = int(np.searchsorted(np.cumsum(lengths), int(flat.argmax()), side="right"))
+            what = f"code {flat.max()} is outside the codebook of {geometry.codebook_size}"
+            raise _foreign_codes(part, rows, place, level, what)
+        codes.append(flat)
+    return TokenStream(kept, tuple(codes), np.concatenate([[0], np.cumsum(frames)]).astype(np.int64), rows)
 
 
-def _place_level(
-    flat: np.ndarray, column: pa.ChunkedArray, rows: pl.DataFrame, level: int, geometry: TokenGeometry
-) -> None:
-    """Copy one level of the utterances `rows` of a part (row, frames, start, part) to their places in the stream."""
-    per_frame = geometry.tokens_per_frame[level]
-    lengths = pc.list_value_length(column).to_numpy()
-    values = np.concatenate([pc.list_flatten(chunk).to_numpy() for chunk in column.chunks])
-    ends = np.cumsum(lengths)
-    needed = (rows["frames"] * per_frame).to_numpy()
-    ragged = np.flatnonzero(lengths[rows["row"].to_numpy()] != needed)
-    if ragged.size:
-        raise _foreign_codes(rows, ragged[0], level, f"not the {needed[ragged[0]]} tokens its coarse frames need")
-    suspicious = values.size > 0 and values.max() >= geometry.codebook_size  # perhaps in a row that is not wanted
-    for place, (row, start, tokens) in enumerate(zip(rows["row"], rows["start"] * per_frame, needed, strict=True)):
-        piece = values[ends[row] - tokens : ends[row]]
-        if suspicious and (piece >= geometry.codebook_size).any():
-            outside = f"code {piece.max()} is outside the codebook of {geometry.codebook_size}"
-            raise _foreign_codes(rows, place, level, outside)
-        flat[start : start + tokens] = piece
-
-
-def _foreign_codes(rows: pl.DataFrame, place: int, level: int, what: str) -> PipelineError:
+def _foreign_codes(part: Path, rows: pl.DataFrame, place: int, level: int, what: str) -> PipelineError:
     return PipelineError(
-        f"level {level} of utterance {rows['digest'][int(place)]} in {rows['part'][0]}: {what}; "
+        f"level {level} of utterance {rows['digest'][place]} in {part}: {what}; "
         "these codes belong to another codec, delete the part and materialize `code_cache` again"
     )

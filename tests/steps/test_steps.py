@@ -44,7 +44,7 @@ def test_bpe_says_what_every_number_of_merges_does(settings):
     assert [row["merges"] for row in result["sweep"] if not row["run_length"]] == [0]
     assert (result["engine"], result["merges_asked"], result["held_out"]) == ("huggingface", 12, "the split val")
     assert result["recommendation"] in Path(result["report"]).read_text().replace("&#39;", "'")
-    assert Path(result["plot"]).name == "bpe.png"
+    assert Path(result["bpe"]).name == "bpe.png"
     assert result["seconds"] > 0 and result["encoded_ids_per_second"] > 0
 
 

@@ -1,17 +1,13 @@
 """Layouts are lossless for any geometry, put ids where they say, and refuse what is not theirs."""
 
-import json
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_tokens import FOUR_LEVELS, SMALL, SPEECH, random_stream
+from made_tokens import FOUR_LEVELS, SMALL, SPEECH
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.tokens import LAYOUTS, ORPHEUS_OFFSET, TokenGeometry, make_layout, write_sequences
+from snac_pipeline.tokens import LAYOUTS, ORPHEUS_OFFSET, TokenGeometry, make_layout
 
 C0, C1, C2 = np.array([10]), np.array([20, 21]), np.array([30, 31, 32, 33])
 
@@ -107,17 +103,3 @@ def test_wrong_codes_and_names_are_refused():
     assert (
         make_layout("frame", SPEECH, 2**31 - 28_672).flatten([C0 * 0 + 4095] + [w * 0 + 4095 for w in (C1, C2)])[-1] > 0
     )
-
-
-def test_sequences_are_parquet_with_all_that_is_needed_to_invert_them(tmp_path):
-    stream, layout = random_stream(SMALL, 30, 5), make_layout("frame", SMALL)
-    written = write_sequences(tmp_path / "sequences.parquet", stream, layout)
-    table = pq.read_table(tmp_path / "sequences.parquet")
-    assert table.schema.field("input_ids").type == pa.list_(pa.int32())
-    assert table.column_names == ["digest", "split", "input_ids"] and len(table) == 30
-    lengths = [len(row) for row in table["input_ids"].to_pylist()]
-    assert lengths == (np.diff(stream.offsets) * 7).tolist() and sum(lengths) == written
-    back = layout.unflatten(table["input_ids"].combine_chunks().flatten().to_numpy())
-    assert all((left == right).all() for left, right in zip(back, stream.codes, strict=True))
-    described = json.loads(table.schema.metadata[b"snac_pipeline.layout"])
-    assert described["layout"] == "frame" and described["offset"] == ORPHEUS_OFFSET and len(described["slots"]) == 7

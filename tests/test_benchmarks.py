@@ -43,6 +43,7 @@ SMALL = {
     "bpe.py": ["--tokens", "20000", "40000", "--merges", "20", "--json"],
     "codes_todo.py": ["--utterances", "3000", "--missing", "10", "--json"],
     "scan.py": ["--new", "4", "--unchanged", "500", "--out"],
+    "token_statistics.py": ["--tokens", "300000", "--larger", "2", "--rounds", "1", "--json"],
     "split.py": ["--rows", "3000", "--speakers", "100", "--json"],
 }
 

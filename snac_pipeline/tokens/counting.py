@@ -2,7 +2,7 @@
 
 In: `TokenParts` (or a `TokenStream`). Out: what was counted of every group, a corpus and a split, from which
 `statistics` computes figures. Memory: for each group that is open (all, each split, one corpus and one of its splits)
-two tables of pairs, 134 MB each at 4,096 codes once there is that much speech.
+two tables of pairs, 67 MB each at 4,096 codes once there is that much speech.
 """
 
 import itertools

@@ -19,7 +19,7 @@ bytes for each that occurs."""
 SHUFFLE_SPAN = 1 << 22
 """Tokens that are shuffled at a time, 32 MB: one, two days of speech."""
 
-CHUNK_PAIRS = 1 << 22
+CHUNK_PAIRS = 1 << 21
 """Keys that are sorted before they are counted: a table larger than the caches is then gone through in order, as fast
 as numpy's bincount and without its 134 MB a time."""
 

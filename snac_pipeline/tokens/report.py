@@ -123,7 +123,7 @@ def _across(statistics: Statistics) -> list[dict[str, Any]]:
 def _groups(statistics: Statistics) -> list[dict[str, Any]]:
     """Tokens and bits per second of each corpus and split, where there are several."""
     rows = statistics.table.filter(pl.col("level").is_null())
-    wide = rows.pivot("statistic", index=["corpus", "split"], values="value").sort("corpus", "split")
+    wide = rows.pivot("statistic", index=["corpus", "split"], values=["value", "null"]).sort("corpus", "split")
     return wide.to_dicts() if len(wide) > 1 else []
 
 

@@ -18,8 +18,8 @@ from snac_pipeline.codec import CodecSpec
 from snac_pipeline.codes.parts import locate_codes, located_table, part_files, part_metadata
 from snac_pipeline.errors import PipelineError
 
-READ_TOKENS = 1 << 24
-"""Tokens read at a time: 32 MB. Counting pairs takes 16 bytes more for each."""
+READ_TOKENS = 1 << 22
+"""Tokens read at a time: 8 MB, and what counting them takes beside; a part is read whole."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from snac_pipeline.evaluation.listening import Clip, Example, choose_examples, l
 from snac_pipeline.evaluation.measuring import Measured, measure_all
 from snac_pipeline.evaluation.registry import METRICS, NOT_FINITE, NOT_RUN, Metric, measure, not_run
 from snac_pipeline.evaluation.report import REPORT_FILE, ReportContext, render_report, summary_facts, write_evaluation
-from snac_pipeline.evaluation.scorers import own_metrics
+from snac_pipeline.evaluation.scorers import models_digest, own_metrics
 from snac_pipeline.evaluation.summary import (
     HEADLINE_METRIC,
     MIN_PAIRS,
@@ -23,6 +23,6 @@ __all__ = [
     "HEADLINE_METRIC", "METRICS", "MIN_PAIRS", "NOT_FINITE", "NOT_RUN", "REPORT_FILE", "Clip", "Contestant",
     "Example", "Headline", "Measured", "Metric", "ReportContext", "Stage", "Utterance", "bootstrap_interval",
     "choose_examples", "codebook_use", "compare", "headlines", "listening_examples", "measure", "measure_all",
-    "missing_values", "not_run", "own_metrics", "paired_differences", "render_report", "resampled_name",
-    "summarise", "summary_facts", "worst_utterances", "write_evaluation",
+    "missing_values", "models_digest", "not_run", "own_metrics", "paired_differences", "render_report",
+    "resampled_name", "summarise", "summary_facts", "worst_utterances", "write_evaluation",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ import torch
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.evaluation.metrics import Undefined
-from snac_pipeline.evaluation.registry import METRICS, Metric
+from snac_pipeline.evaluation.registry import METRICS, Metric, why_not_run
+from snac_pipeline.files import content_digest, value_digest
 from snac_pipeline.settings import EvaluationSettings, ScorerSettings
 
 USUAL = {"utmos": "UTMOS", "dnsmos": "DNSMOS"}
@@ -28,7 +29,7 @@ RECOGNISER_RATE = 16_000
 def own_metrics(options: EvaluationSettings) -> tuple[Metric, ...]:
     """The metrics that need a model of one's own, those that none is given for included.
 
-    Raises PipelineError for a file that is not there and for one of another kind.
+    Raises PipelineError for a file that is not there, of another kind, or that cannot be loaded.
     """
     scorers = [_scorer(name, given) for name, given in options.scorers.items()]
     absent = [
@@ -39,12 +40,27 @@ def own_metrics(options: EvaluationSettings) -> tuple[Metric, ...]:
     return (*scorers, *absent, _word_error_rate(options.recogniser))
 
 
+def models_digest(options: EvaluationSettings) -> str:
+    """Hash of the bytes of all models that are given."""
+    files = [given.file for _, given in sorted(options.scorers.items())]
+    if options.recogniser is not None:
+        files += sorted(file for file in options.recogniser.rglob("*") if file.is_file())
+    return value_digest([content_digest(file) for file in files])
+
+
 def _scorer(name: str, given: ScorerSettings) -> Metric:
     if name in {WORD_ERROR_RATE, *(metric.name for metric in METRICS)}:
         raise PipelineError(f"evaluation.scorers.{name}: there is a metric of that name; give the model another one")
     if given.file.suffix not in (".pt", ".onnx"):
         raise PipelineError(f"evaluation.scorers.{name}: {given.file} is neither TorchScript (.pt) nor ONNX (.onnx)")
     _require_there(given.file, f"evaluation.scorers.{name}.file", given.file.is_file())
+    package = "onnxruntime" if given.file.suffix == ".onnx" else None
+    if why_not_run(package) is None:
+        try:
+            _runner(given.file, "cpu")
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PipelineError(f"evaluation.scorers.{name}.file: {given.file} cannot be loaded: {reason}") from error
     score = OpinionScore(given.file, given.sample_rate, given.seconds, given.output)
     return Metric(
         name,
@@ -53,7 +69,7 @@ def _scorer(name: str, given: ScorerSettings) -> Metric:
         given.higher_is_better,
         "MOS",
         2,
-        package="onnxruntime" if given.file.suffix == ".onnx" else None,
+        package=package,
         on_device=score.on,
     )
 

@@ -72,7 +72,8 @@ def _plan(settings: Settings) -> _Comparison:
     }
     metrics = (*ev.METRICS, *ev.own_metrics(settings.evaluation))
     runnable = sorted({metric.name for metric in metrics} - set(ev.not_run(metrics)))
-    identity = [versions, settings.evaluation.model_dump(mode="json"), runnable, EVALUATION_REVISION]
+    options = settings.evaluation.model_dump(mode="json")
+    identity = [versions, options, ev.models_digest(settings.evaluation), runnable, EVALUATION_REVISION]
     folder = settings.home / "evaluation" / value_digest(identity)[:16]
     return _Comparison(folder, model.spec, base, parts, chosen, left_out, results, versions, metrics)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.evaluation import METRICS, measure, not_run, own_metrics
+from snac_pipeline.evaluation import METRICS, measure, models_digest, not_run, own_metrics
 from snac_pipeline.settings import EvaluationSettings, ScorerSettings
 
 RATE = 24_000
@@ -84,14 +84,26 @@ def test_an_onnx_model_is_run_by_onnxruntime(tmp_path):
 
 def test_models_that_cannot_be_are_told_before_anything_runs(scripted, tmp_path):
     (tmp_path / "model.bin").touch()
+    (tmp_path / "broken.pt").write_bytes(b"no model")
     for settings, words in (
         ({"scorers": {"utmos": {"file": tmp_path / "none.pt"}}}, "evaluation.scorers.utmos.file: there is no model at"),
         ({"scorers": {"utmos": {"file": tmp_path / "model.bin"}}}, "is neither TorchScript"),
+        ({"scorers": {"utmos": {"file": tmp_path / "broken.pt"}}}, "broken.pt cannot be loaded: "),
         ({"scorers": {METRICS[0].name: {"file": scripted}}}, "there is a metric of that name"),
         ({"recogniser": tmp_path}, "evaluation.recogniser: there is no model at"),
     ):
         with pytest.raises(PipelineError, match=words):
             own_metrics(EvaluationSettings.model_validate(settings))
+
+
+def test_a_model_is_known_by_its_bytes(scripted, tmp_path):
+    given = tmp_path / "model.pt"
+    options = EvaluationSettings(scorers={"utmos": ScorerSettings(file=given)}, recogniser=tmp_path)
+    given.write_bytes(scripted.read_bytes())
+    first = models_digest(options)
+    assert models_digest(options) == first != models_digest(EvaluationSettings())
+    given.write_bytes(b"another")
+    assert models_digest(options) != first
 
 
 @pytest.mark.slow  # transformers takes its time to load

@@ -53,7 +53,13 @@ def folder(tmp_path_factory) -> Path:
 
 def figures(home: Path) -> dict[str, dict]:
     """What every step that keeps a result says, without times and places."""
-    passing = ("seconds", "audio_seconds_per_second", "training_megabytes", "encoded_ids_per_second")
+    passing = (
+        "seconds",
+        "audio_seconds_per_second",
+        "hours_an_hour",
+        "training_megabytes",
+        "encoded_ids_per_second",
+    )
     found = {}
     for file in sorted(home.glob("*/*/result.json")):
         result = json.loads(file.read_text())

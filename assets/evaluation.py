@@ -37,8 +37,8 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(
                 ENOUGH,
                 asset="evaluation",
-                description=f"At least {LEAST_UTTERANCES} held-out utterances were compared: with fewer, not even wins "
-                "on all of them would say anything.",
+                description=f"On at least {LEAST_UTTERANCES} held-out utterances all decoders could be measured: with "
+                "fewer, not even wins on all of them would say anything.",
             ),
         ],
     )
@@ -55,7 +55,7 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
                 **{f"{metric}_change_{model}": row["difference"] for model, row in compared.items()},
                 "table": dg.MetadataValue.table([dg.TableRecord(row) for row in result["table"]]),
             },
-            check_results=[_not_worse(compared), _finite(result["not_finite"]), _enough(result["utterances"])],
+            check_results=[_not_worse(compared), _finite(result["not_finite"]), _enough(result["measured"])],
         )
 
     return [evaluation]
@@ -69,7 +69,7 @@ def _not_worse(compared: dict[str, dict[str, Any]]) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=f"worse than the base codec: {', '.join(worse)}" if worse else None,
         metadata={
-            model: f"{row['difference']:+.3f} dB ({row['low']:+.3f} to {row['high']:+.3f}), {row['n']} utterances"
+            model: f"{row['difference']:+.3f} dB ({row['low']:+.3f} to {row['high']:+.3f}), {row['pairs']} utterances"
             for model, row in compared.items()
         },
     )

@@ -605,7 +605,7 @@ def _add_tool(add: Callable[..., argparse.ArgumentParser]) -> None:
             default="seeded",
             help="the decoder's: the same for the same --seed (default), or none",
         )
-        command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+        command.add_argument("--seed", type=_seed, default=0, metavar="N", help="from 0; default: 0")
 
     folder = "a folder, where paths are kept; or one file"
     audio, codes = ["wav", "flac", "ogg"], ["parquet", "npz", "txt"]
@@ -677,6 +677,12 @@ def _positive_number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from snac_pipeline.engine import attempts
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.evaluation.compare import SCHEMA, Contestant, Stage, Utterance, with_baselines
 from snac_pipeline.evaluation.registry import Metric
 from snac_pipeline.files import make_folder, read_parquet, value_digest, write_parquet
@@ -55,7 +56,7 @@ def measure_all(
     """Measure what `folder` does not hold yet; the rows of all utterances.
 
     An utterance that no worker survives has null values with the reason, as one that cannot be read. Raises
-    PipelineError as `Stage` does, and when no worker survives anything.
+    PipelineError as `Stage` does, when no worker survives anything, and when another run took the folder away.
     """
     make_folder(folder)
     started = time.monotonic()
@@ -81,7 +82,10 @@ def measure_all(
                 on_event(_progress(done, len(missing), seconds / (time.monotonic() - started)))
     order = pl.DataFrame({"utterance": [utterance.digest for utterance in utterances]})
     table = order.join(_held(folder), on="utterance", how="left", maintain_order="left_right")
-    assert table["model"].null_count() == 0, "every utterance has its rows on the disk"
+    if lacking := table["model"].null_count():
+        raise PipelineError(
+            f"{lacking} utterances have no rows in {folder}: another run took it away when it was done; run it again"
+        )
     return Measured(table.select(*SCHEMA), len(missing), seconds, time.monotonic() - started)
 
 

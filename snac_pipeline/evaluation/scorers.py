@@ -4,8 +4,9 @@ In: files that pipeline.yaml names. Out: entries for the list of metrics. The us
 in the list too, and told as not run.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import soxr
 import torch
 
+from snac_pipeline.codec.hub import first_line
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.evaluation.metrics import Undefined
 from snac_pipeline.evaluation.registry import METRICS, Metric, why_not_run
@@ -59,8 +61,9 @@ def _scorer(name: str, given: ScorerSettings) -> Metric:
         try:
             _runner(given.file, "cpu")
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise PipelineError(f"evaluation.scorers.{name}.file: {given.file} cannot be loaded: {reason}") from error
+            raise PipelineError(
+                f"evaluation.scorers.{name}.file: {given.file} cannot be loaded: {first_line(error)}"
+            ) from error
     score = OpinionScore(given.file, given.sample_rate, given.seconds, given.output)
     return Metric(
         name,
@@ -116,7 +119,10 @@ class OpinionScore:
         """The score of the estimate; which model, which output: as the settings say."""
         run = _runner(self.file, self.device)
         speech = soxr.resample(estimate, sample_rate, self.sample_rate, "HQ").astype(np.float32)
-        scores = [np.asarray(run(window[None])).reshape(-1)[self.output] for window in self._windows(speech)]
+        if not len(speech):
+            raise Undefined("shorter than one sample of the model")
+        with _failing_alone():
+            scores = [np.asarray(run(window[None])).reshape(-1)[self.output] for window in self._windows(speech)]
         return float(np.mean(scores))
 
     def _windows(self, speech: np.ndarray) -> list[np.ndarray]:
@@ -126,6 +132,18 @@ class OpinionScore:
         if len(speech) < length:
             speech = np.tile(speech, -(-length // len(speech)))[:length]
         return [speech[start : start + length] for start in range(0, len(speech) - length + 1, self.sample_rate)]
+
+
+@contextlib.contextmanager
+def _failing_alone() -> Iterator[None]:
+    """What a model cannot do with an utterance is a reason for no value, and no harm to the other metrics. Only for
+    want of memory it is tried again, by another worker."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise Undefined(f"the model fails: {first_line(error)[:200]}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -164,10 +182,11 @@ class WordErrorRate:
         """100 (substitutions + deletions + insertions) / words of the recording's own transcript; lower is better."""
         import jiwer
 
-        expected, heard = (
-            _transcript(self.folder, self.device, signal.astype(np.float32).tobytes(), sample_rate)
-            for signal in (reference, estimate)
-        )
+        with _failing_alone():
+            expected, heard = (
+                _transcript(self.folder, self.device, signal.astype(np.float32).tobytes(), sample_rate)
+                for signal in (reference, estimate)
+            )
         if not expected:
             raise Undefined("the recogniser hears no words in the recording")
         return 100 * jiwer.wer(expected, heard)

@@ -118,10 +118,17 @@ def _compare(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
         "headline_metric": ev.HEADLINE_METRIC,
         "headlines": facts["headlines"],
         "not_run": facts["not_run"],
+        "measured": _measured(metrics),
         "not_finite": _not_finite(metrics),
         "hours_an_hour": measured.speed,
         "table": summary.to_dicts(),
     }
+
+
+def _measured(metrics: pl.DataFrame) -> int:
+    """Utterances on which every model has the headline metric."""
+    headline = metrics.filter(pl.col("metric") == ev.HEADLINE_METRIC)
+    return headline.group_by("utterance").agg(pl.col("value").is_not_null().all()).get_column("value").sum()
 
 
 def _not_finite(metrics: pl.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ In: items, a place, the work on one item. Out: the figures of all. An item that 
 reason, and the others are done.
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -83,6 +84,8 @@ class Batch:
     def _one(self, item: Item, place: Path | None, work: Work) -> None:
         if item.problem:
             raise PipelineError(item.problem)
+        if place is not None and place.exists() and os.path.exists(item.source) and place.samefile(item.source):
+            raise PipelineError("its output would take the place of itself; give another --to")
         if place is not None and place.exists() and not self.overwrite:
             if self.to_one_file:
                 raise PipelineError(f"{place} is there already; give another name, or --overwrite")

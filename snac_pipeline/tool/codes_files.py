@@ -13,7 +13,7 @@ text      lines `# key: value` (JSON values), then a line for each coarse frame,
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_file, read_json, write_text
 
 CODES_EXTENSIONS = (".parquet", ".npz", ".txt")
+_LARGEST_TOKEN = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,12 @@ class Coded:
 
     def length(self, rate: int) -> int | None:
         """Samples at `rate` that last as long as the recording; None where its length is not known."""
-        if self.about.source_samples is None:
-            return None
-        return resampled_length(self.about.source_samples, self.about.source_rate, rate)
+        about = self.about
+        if about.source_samples is not None:
+            return resampled_length(about.source_samples, about.source_rate, rate)
+        if about.num_samples is not None and about.sample_rate is not None:
+            return resampled_length(about.num_samples, about.sample_rate, rate)
+        return None
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,12 @@ class Identity:
                 raise PipelineError(
                     f"codes of level {k} span {low}..{high}; this codebook has 0..{spec.codebook_size - 1}"
                 )
-        if about.num_samples is not None and spec.frames_for(about.num_samples) != frames:
-            raise PipelineError(
-                f"there are codes of {frames} coarse frames for {about.num_samples} samples, which have "
-                f"{spec.frames_for(about.num_samples)}; the file is cut or put together wrongly"
-            )
+        for samples in (about.num_samples, coded.length(spec.sampling_rate)):
+            if samples is not None and spec.frames_for(samples) != frames:
+                raise PipelineError(
+                    f"there are codes of {frames} coarse frames for {samples} samples, which have "
+                    f"{spec.frames_for(samples)}; the file is cut or put together wrongly"
+                )
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -186,10 +191,17 @@ def _read_parquet(path: Path) -> list[Coded]:
         raise PipelineError(f"damaged: {first_line(error)}; make it again, or give another file") from error
     rows = pl.DataFrame(pl.from_arrow(table))
     levels = sum(name.startswith("codes_") for name in rows.columns)
-    missing = [name for name in part_schema(max(1, levels)).names if name not in rows.columns]
+    cached = "channel" not in rows.columns
+    wanted = [*part_schema(max(1, levels)).names, *([] if cached else _MORE_COLUMNS)]
+    missing = [name for name in wanted if name not in rows.columns]
     if missing or rows.is_empty():
         lacking = f"no column {missing[0]}" if missing else "no rows"
         raise PipelineError(f"no codes: it has {lacking}; give what `encode` or the code cache wrote")
+    for k in range(levels):
+        column = rows[f"codes_{k}"]
+        whole = isinstance(column.dtype, pl.List) and column.dtype.inner.is_integer()
+        if not whole or column.null_count() or column.explode().null_count():
+            raise PipelineError(f"no codes: the column codes_{k} has something else than lists of whole numbers")
     facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     known = About(
         fingerprint=facts.get("fingerprint"),
@@ -197,14 +209,13 @@ def _read_parquet(path: Path) -> list[Coded]:
         codec=json.loads(facts["codec"]) if "codec" in facts else None,
     )
     coded = []
-    cached = "channel" not in rows.columns
     if cached:
         rows = rows.with_columns(name="digest", channel=0, source_samples="num_samples", source_rate="sample_rate")
     for _, channels in rows.group_by("name", "digest", maintain_order=True):
         first = channels.row(0, named=True)
         tokens = [[row.to_numpy() for row in channels.sort("channel")[f"codes_{k}"]] for k in range(levels)]
         _same_lengths(tokens)
-        about = replace(known, **{name: first[name] for name in first if hasattr(known, name)})
+        about = _about(asdict(known) | {name: first[name] for name in first if hasattr(known, name)})
         coded.append(Coded([np.stack(level) for level in tokens], about, cached))
     return coded
 
@@ -224,14 +235,32 @@ def _read_npz(path: str) -> Coded:
         raise PipelineError(f"damaged, or no codes: {error}; give what `encode` wrote") from error
     if not levels or any(level.dtype.kind not in "iu" for level in levels):
         raise PipelineError("no codes: an npz file of codes has whole numbers named codes_0, codes_1 and so on")
-    return Coded([np.atleast_2d(level) for level in levels], about)
+    levels = [np.atleast_2d(level) for level in levels]
+    if any(level.ndim != 2 or not level.shape[0] or level.shape[0] != levels[0].shape[0] for level in levels):
+        raise PipelineError("no codes: each of codes_0, codes_1 and so on has to be of the shape (channels, tokens)")
+    return Coded(levels, about)
 
 
-def _about(known: dict[str, Any]) -> About:
-    try:
-        return About(**known)
-    except TypeError as error:
-        raise PipelineError(f"what it says about its codes is not understood: {error}") from error
+def _about(known: Any) -> About:
+    """What a file says of its codes, checked: names are text, lengths and rates whole numbers above 0."""
+    fields = {"name": str, "digest": str, "fingerprint": str, "weights": str, "codec": dict}
+    fields |= dict.fromkeys(("num_samples", "sample_rate", "source_samples", "source_rate"), int)
+    if not isinstance(known, dict):
+        raise PipelineError(f"what it says about its codes is not understood: {str(known)[:60]!r} is no mapping")
+    for name, value in known.items():
+        kind = fields.get(name)
+        if (
+            kind is None
+            or not (value is None or type(value) is kind)
+            or (kind is int and value is not None and value < 1)
+        ):
+            raise PipelineError(f"what it says about its codes is not understood: {name} is {str(value)[:60]!r}")
+    about = About(**known)
+    if (about.source_samples is None) != (about.source_rate is None):
+        raise PipelineError(
+            "what it says about its codes is not understood: source_samples and source_rate go together"
+        )
+    return about
 
 
 def _read_text(path: str, name: str) -> Coded:
@@ -269,6 +298,8 @@ def _add_frame(levels: list[list[int]], line: str, number: int) -> None:
     """A coarse frame, `17 | 5 902 | 4 4 81 7`, behind what the levels have."""
     try:
         groups = [[int(token) for token in group.split()] for group in line.split("|")]
+        if any(abs(token) > _LARGEST_TOKEN for group in groups for token in group):
+            raise ValueError("no codebook is so large")
     except ValueError as error:
         raise PipelineError(f"line {number}: {line.strip()[:60]!r} is no line of codes ({error})") from error
     if levels and len(groups) != len(levels):

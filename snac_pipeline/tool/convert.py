@@ -5,7 +5,7 @@ one after the other, each in the memory of a chunk however long it is. All raise
 once the rest is done.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +128,7 @@ class _Run:
             if mix and audio.channels > 1:
                 self._say_mixed(item, audio.channels)
             expected = (audio.header_frames or 0) / audio.source_rate
-            blocks = self.batch.watched(audio.blocks, expected, spec.sampling_rate)
+            blocks = self.batch.watched(_finite(audio.blocks), expected, spec.sampling_rate)
             chunks = encode_stream(
                 self.model,
                 (torch.from_numpy(block.T)[:, None] for block in blocks),
@@ -195,3 +195,11 @@ class _Run:
             except PipelineError as error:
                 raise PipelineError(f"{item.name}: {error}") from error
         return found
+
+
+def _finite(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks; raises PipelineError at samples that are no numbers, which a codec would make some sound of."""
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise PipelineError("samples that are not finite (NaN or infinity)")
+        yield block

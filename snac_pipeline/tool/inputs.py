@@ -63,6 +63,7 @@ def find_items(arguments: Sequence[str], extensions: Collection[str], to: str) -
             raise PipelineError("`-`, standard input, is one recording; give it alone")
         return [Item(STANDARD, "stdin")]
     found: dict[str, str | None] = {}
+    known: set[str] = set()  # one file by two names is one
     roots = []
     for argument in arguments:
         files, root = _files(argument, extensions, to)
@@ -70,7 +71,10 @@ def find_items(arguments: Sequence[str], extensions: Collection[str], to: str) -
             roots.append(os.path.abspath(root))
         if not files:
             found[argument] = _nothing(argument, extensions)
-        found |= dict.fromkeys(files)
+        for file in files:
+            if (place := os.path.abspath(file)) not in known:
+                known.add(place)
+                found[file] = None
     base = os.path.commonpath(roots) if roots else ""
     return [
         Item(source, os.path.relpath(source, base) if problem is None else source, problem)
@@ -127,10 +131,12 @@ def targets(items: Sequence[Item], to: str, extension: str, known: Collection[st
         return [Path(to)]
     stems = [os.path.splitext(item.relative)[0] for item in items]
     taken = Counter(stems)
-    return [
-        Path(to) / ((stem if taken[stem] == 1 else item.relative) + extension)
-        for stem, item in zip(stems, items, strict=True)
-    ]
+    names = [stem if taken[stem] == 1 else item.relative for stem, item in zip(stems, items, strict=True)]
+    taken = Counter(names)  # a.wav that keeps its own and a.wav.flac would still have one
+    names = [name if taken[name] == 1 else item.relative for name, item in zip(names, items, strict=True)]
+    if same := [name for name, count in Counter(names).items() if count > 1]:
+        raise PipelineError(f"several recordings would have the output {same[0]}{extension}; give them one by one")
+    return [Path(to) / (name + extension) for name in names]
 
 
 def is_file(to: str, known: Collection[str]) -> bool:

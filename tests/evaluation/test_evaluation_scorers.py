@@ -65,6 +65,15 @@ def test_a_model_of_a_fixed_length_gets_windows_of_that_length(scripted, seconds
     assert measure(power, sine(seconds, 0.5), sine(seconds, 0.1), RATE).value == pytest.approx(0.005, rel=0.02)
 
 
+def test_what_a_model_cannot_do_is_a_reason_for_no_value(scripted):
+    """A number that it does not give, or an utterance too short for it, must not cost the other metrics theirs."""
+    value, reason = measure(own("utmos", file=scripted, output=4), sine(1, 0.5), sine(1, 0.1), RATE)
+    assert value is None and reason.startswith("the model fails: index 4 is out of bounds")
+    one = np.zeros(1, np.float32)
+    value, reason = measure(own("utmos", file=scripted, sample_rate=8000), one, one, 48_000)
+    assert value is None and reason == "shorter than one sample of the model"
+
+
 def test_an_onnx_model_is_run_by_onnxruntime(tmp_path):
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx", reason="onnx, which makes the model, is not installed")

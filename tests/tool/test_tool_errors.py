@@ -4,7 +4,9 @@ import json
 import re
 
 import numpy as np
+import polars as pl
 import pytest
+import soundfile
 from geometries import PUBLISHED, build, thin
 from made_sound import length, write
 
@@ -32,6 +34,12 @@ def sentence(said) -> str:
         (GOOD + "# channel\n7 | 1 2 | 3 4 5 6\n" + GOOD, "level 0 has another number of tokens in each channel"),
         ("# num_samples: many\n" + GOOD, "line 1: many is not a JSON value"),
         ("# colour: 3\n" + GOOD, "what it says about its codes is not understood"),
+        ("99999999999999999999999 | 1 2 | 3 4 5 6\n", "no codebook is so large"),
+        ("# source_samples: 100\n" + GOOD, "source_samples and source_rate go together"),
+        ("# source_samples: -5\n# source_rate: 24000\n" + GOOD, "source_samples is '-5'"),
+        ('# num_samples: "x"\n' + GOOD, "num_samples is 'x'"),
+        ("# source_samples: 5\n# source_rate: 0\n" + GOOD, "source_rate is '0'"),
+        ("# source_samples: 5000000\n# source_rate: 24000\n" + GOOD, "coarse frames for 5000000 samples"),
         ("", "no codes"),
     ],
 )
@@ -53,7 +61,47 @@ def test_a_damaged_file_of_codes(run, here, extension, damage):
     assert not (here / "b.wav").exists()
 
 
+def test_a_table_of_something_else(run, here):
+    write(here / "a.wav", 50_000)
+    assert run("encode", "a.wav", "--to", here / "good.parquet").status == 0
+    good = pl.read_parquet(here / "good.parquet")
+    for change, words in (
+        (good.drop("name"), "no column name"),
+        (good.with_columns(codes_1=pl.lit(None, good["codes_1"].dtype)), "the column codes_1 has something else"),
+        (good.with_columns(codes_1=pl.lit("1 2")), "the column codes_1 has something else"),
+        (good.with_columns(source_rate=pl.lit(None, pl.Int32)), "source_samples and source_rate go together"),
+    ):
+        change.write_parquet(here / "bad.parquet")
+        assert words in sentence(run("decode", "bad.parquet", "--to", "b.wav"))
+
+
+def test_one_odd_file_of_codes_does_not_end_a_batch(run, here):
+    (here / "in").mkdir()
+    (here / "in" / "a.txt").write_text("99999999999999999999999 | 1 2 | 3 4 5 6\n")
+    (here / "in" / "b.txt").write_text(GOOD)
+    said = run("decode", "in", "--to", "out")
+    assert said.status == 2 and "1 of 2 failed; the other 1 are done" in said.error
+    assert (here / "out" / "b.wav").exists()
+
+
+def test_sound_that_is_no_numbers(run, here):
+    soundfile.write(here / "nan.wav", np.full(3000, np.nan), 24_000, subtype="FLOAT")
+    assert "not finite" in sentence(run("encode", "nan.wav", "--to", "a.npz"))
+    assert "not finite" in sentence(run("reconstruct", "nan.wav", "--to", "b.wav"))
+
+
+def test_a_recording_is_never_replaced_by_what_is_made_of_it(run, here):
+    (here / "in").mkdir()
+    write(here / "in" / "a.wav", 50_000)
+    before = (here / "in" / "a.wav").read_bytes()
+    for more in ((), ("--overwrite",)):
+        assert "the place of itself" in sentence(run("reconstruct", "in", "--to", "in", *more))
+    assert (here / "in" / "a.wav").read_bytes() == before
+
+
 def test_an_npz_of_something_else(run, here):
+    np.savez(here / "c.npz", codes_0=np.zeros((0, 1), int), codes_1=np.zeros((0, 2), int))
+    assert "of the shape (channels, tokens)" in sentence(run("decode", "c.npz", "--to", "c.wav"))
     np.savez(here / "a.npz", codes_0=np.zeros(3))
     assert "whole numbers named codes_0" in sentence(run("decode", "a.npz", "--to", "a.wav"))
     np.savez(here / "b.npz", x=np.zeros(3))

@@ -11,6 +11,7 @@ import soundfile
 from made_cli import COMMAND
 from made_sound import length, write
 
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.tool.inputs import Item, find_items, targets
 
 AUDIO = {".wav", ".flac"}
@@ -54,6 +55,19 @@ def test_files_that_would_have_one_name_keep_their_own(here):
     items = [Item(name, name) for name in ("a.wav", "a.flac", "b.wav", "deep/a.wav")]
     found = targets(items, "out", ".txt", (".txt",))
     assert [str(place) for place in found] == ["out/a.wav.txt", "out/a.flac.txt", "out/b.txt", "out/deep/a.txt"]
+
+
+def test_no_two_recordings_have_one_output(here):
+    items = [Item(name, name) for name in ("a.wav", "a.flac", "a.wav.flac")]
+    found = targets(items, "out", ".txt", (".txt",))
+    assert [str(place) for place in found] == ["out/a.wav.txt", "out/a.flac.txt", "out/a.wav.flac.txt"]
+    with pytest.raises(PipelineError, match=r"several recordings would have the output a\.wav\.txt"):
+        targets([Item("one/a.wav", "a.wav"), Item("two/a.wav", "a.wav")], "out", ".txt", (".txt",))
+
+
+def test_a_file_that_is_named_twice_is_one(here):
+    touch(here, "in/a.wav")
+    assert len(find_items(["in/a.wav", "./in/a.wav", "in"], AUDIO, "out")) == 1
 
 
 def test_two_recordings_of_one_name_are_both_reconstructed(run, here):

@@ -10,7 +10,7 @@ import torch
 from geometries import PUBLISHED, build, random_codes, thin, two_heads, white
 
 from snac_pipeline.codec import SNAC, CodecSpec
-from snac_pipeline.codec.onnx import decoder_noise, export_onnx
+from snac_pipeline.codec.onnx import _encoder_difference, decoder_noise, export_onnx
 from snac_pipeline.errors import PipelineError
 
 SMALL = CodecSpec(
@@ -91,3 +91,18 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(PipelineError, match=r"onnxscript.*snac-pipeline\[onnx\]"):
         export_onnx(build(SMALL), tmp_path)
+
+
+def test_an_encoder_whose_codes_are_others_is_not_taken_for_right():
+    codec = build(SMALL)
+
+    class Other:
+        """Right latents, codes that are one too high."""
+
+        def run(self, names, given):
+            latents = codec.encoder(torch.from_numpy(given["audio"]))
+            codes = codec.quantizer(latents).codes
+            return [*(((level + 1) % SMALL.codebook_size).numpy() for level in codes), latents.numpy()]
+
+    with torch.no_grad():
+        assert _encoder_difference(Other(), codec, 2) == float("inf")

@@ -111,4 +111,4 @@ def _ungrouped(conv: nn.Conv1d) -> Tensor:
     """The weight (out, in, kernel) without groups that acts as that of `conv`, which is depthwise or has none."""
     if conv.groups == 1:
         return conv.weight.clone()
-    return torch.diag_embed(conv.weight[:, 0].T).permute(1, 2, 0)
+    return torch.diag_embed(conv.weight[:, 0].T).permute(1, 2, 0).contiguous()  # checkpoints take no other

@@ -159,6 +159,7 @@ def test_copying_changes_every_weight_of_the_head(base):
     after = model.double_rate_head.state_dict()
     same = [name for name, value in after.items() if torch.equal(value, before[name])]
     assert same == []
+    assert all(value.is_contiguous() for value in after.values())  # or no checkpoint can be written
 
 
 def test_a_copied_head_acts_with_the_effective_weights_of_its_source(base):

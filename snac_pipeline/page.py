@@ -6,7 +6,7 @@ light and the dark page.
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ def render_page(template: Path, *, title: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template.name).render(title=title, **values)
+
+
+def flattened(facts: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: with the separator ".", {"data": {"train": 1}} is {"data.train": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, separator, f"{name}{separator}") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def svg(figure: Figure, title: str) -> str:

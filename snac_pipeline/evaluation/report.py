@@ -22,7 +22,7 @@ from snac_pipeline.evaluation.summary import (
     worst_utterances,
 )
 from snac_pipeline.files import atomic_folder, write_json, write_parquet, write_text
-from snac_pipeline.page import render_page
+from snac_pipeline.page import flattened, render_page
 
 TEMPLATE = "report.html.j2"
 REPORT_FILE = "report.html"
@@ -76,7 +76,7 @@ def summary_facts(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
         "notes": _notes(metrics, context),
         "worst": {model: _worst(metrics, model, context).to_dicts() for model in compared},
         "codebook": [] if context.codebook is None else context.codebook.to_dicts(),
-        "versions": _flat(context.versions),
+        "versions": _versions(context),
         "command": context.command,
     }
 
@@ -101,7 +101,7 @@ def render_report(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
         worst={model: _worst(metrics, model, context).to_dicts() for model in compared},
         headline_metric=by_name[context.headline_metric],
         codebook=[] if context.codebook is None else context.codebook.to_dicts(),
-        versions=_flat(context.versions),
+        versions=_versions(context),
         registry=context.registry,
     )
 
@@ -180,10 +180,6 @@ def _playable(example: Example) -> dict[str, Any]:
     return {"digest": example.digest, "why": example.why, "clips": clips, "top_khz": top}
 
 
-def _flat(versions: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _versions(context: ReportContext) -> dict[str, str]:
     """Nested mappings as "data · manifest" -> value."""
-    flat: dict[str, str] = {}
-    for key, value in versions.items():
-        name = f"{prefix} · {key}" if prefix else str(key)
-        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: str(value)}
-    return flat
+    return {name: str(value) for name, value in flattened(context.versions, " · ").items()}

@@ -3,16 +3,15 @@
 In: a `BpeReport`. Out: files in a folder, see `write_bpe`.
 """
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 from matplotlib.figure import Figure
 
 from snac_pipeline.files import atomic_file, write_parquet, write_text
+from snac_pipeline.page import data_uri, render_page
 from snac_pipeline.tokens.bpe import BpeReport
 
 SWEEP = (
@@ -45,9 +44,10 @@ def write_bpe(folder: Path, report: BpeReport) -> list[Path]:
         folder / name for name in ("bpe.parquet", "bpe.png", "report.html", "recommendation.txt")
     )
     write_parquet(table, report.table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    picture = compression_png(report)
     with atomic_file(plot) as temporary:
-        temporary.write_bytes(compression_png(report))
-    write_text(page, render_bpe(report))
+        temporary.write_bytes(picture)
+    write_text(page, render_bpe(report, picture))
     write_text(text, advice.text + "\n")
     return [*paths, table, plot, page, text]
 
@@ -99,17 +99,16 @@ def _curve(axes: Any, table: pl.DataFrame, statistic: str, unit: float, colour: 
         axes.fill_between(rows["size"], rows["low"] / unit, rows["high"] / unit, color=colour, alpha=0.2, linewidth=0)
 
 
-def render_bpe(report: BpeReport) -> str:
-    """One HTML page that loads nothing."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+def render_bpe(report: BpeReport, picture: bytes) -> str:
+    """One HTML page that loads nothing. picture: of `compression_png`."""
     table, bpe = report.table, report.tokenizer
     names = ("train_tokens", "held_out_seconds", "merges_asked")
     facts = {name: table.filter(pl.col("statistic") == name)["value"][0] for name in names}
-    return environment.get_template("bpe.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("bpe.html.j2"),
+        title="Byte-pair encoding of codec tokens",
         advice=report.recommendation,
-        plot=base64.b64encode(compression_png(report)).decode(),
+        plot=data_uri("image/png", lambda buffer: buffer.write(picture)),
         layout=bpe.layout.name,
         alphabet=bpe.layout.alphabet_size,
         held_out=report.held_out,

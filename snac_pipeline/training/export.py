@@ -17,6 +17,7 @@ from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.codec.hub import CODEC_FILES, write_codec
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_folder, read_json, write_json, write_text
+from snac_pipeline.page import flattened
 from snac_pipeline.training.targets import sentence
 
 TEMPLATE = "card.md.j2"
@@ -120,14 +121,6 @@ def _render(run: Path, model: SNAC, card: Card, facts: Mapping[str, Any]) -> str
         targets=sentence(result, used) if result["targets"] else None,
         losses=[rate for rate in result["final"] if int(rate) in model.spec.output_rates],
         evaluation=[row for row in card.evaluation if row["sample_rate"] in model.spec.output_rates],
-        inputs=_flat(read_json(run / "inputs.json")["inputs"]),
+        inputs=flattened(read_json(run / "inputs.json")["inputs"], "."),
         recipe=(run / "recipe.yaml").read_text(encoding="utf-8"),
     )
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as "data.train" -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

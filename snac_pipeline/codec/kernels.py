@@ -161,7 +161,7 @@ def fuse_kernels() -> None:
 
 
 def fuse_on_gpu() -> None:
-    """As `fuse_kernels` where a GPU trains: its kernels are Triton's own, or torch.compile's inside what that compiles."""
+    """As `fuse_kernels` where a GPU trains: through Triton's kernels, or torch.compile's inside what that compiles."""
     global kernels, fused
     kernels, fused = _eager(), True
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from geometries import PUBLISHED, randomise, thin
 from torch import Tensor
 
-from geometries import PUBLISHED, randomise, thin
 from snac_pipeline.codec import SNAC, Noise, kernels, quantizer
 
 triton_kernels = pytest.importorskip("snac_pipeline.codec.triton_kernels", reason="Triton is not installed")

@@ -1,13 +1,15 @@
 """The two operations that encoding and training spend their time on, with gradients that keep only their inputs.
 
 Snake and the depthwise convolutions move much memory and compute little. Written as plain functions here, they can be
-compiled into one pass each; without a compiler the same functions run eagerly. Results agree to rounding. Training
-compiles both with their gradients (`fuse_kernels`), encoding Snake alone (`fuse_snake`); without either call nothing
-depends on a compiler.
+compiled into one pass each; without a compiler the same functions run eagerly. Results agree to rounding. On a CPU
+training compiles both with their gradients (`fuse_kernels`), encoding Snake alone (`fuse_snake`); without either call
+nothing depends on a compiler. On a GPU the kernels of triton_kernels.py are used wherever Triton is installed, and
+inside torch.compile the plain functions, which it fuses with what is around them.
 """
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +20,34 @@ DEPTHWISE_TAPS = 7
 DILATIONS = (1, 3, 9)
 
 
+def gpu_kernels(x: Tensor) -> ModuleType | None:
+    """The module triton_kernels where its kernels are for x: on a GPU, at most float32, not while torch.compile looks
+    on, which writes its own."""
+    if not x.is_cuda or x.dtype == torch.float64 or torch.compiler.is_compiling():
+        return None
+    return _triton_kernels()
+
+
+@functools.cache
+def _triton_kernels() -> ModuleType | None:
+    try:
+        from snac_pipeline.codec import triton_kernels
+    except ImportError:  # torch for other GPUs comes without Triton
+        return None
+    return triton_kernels
+
+
 def snake(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
-    """x + sin^2(a x) / (a + eps). Ziyin et al., 2020, "Neural networks fail to learn periodic functions"."""
-    return torch.addcmul(x_BCT, (alpha_1C1 + SNAKE_EPSILON).reciprocal(), torch.sin(alpha_1C1 * x_BCT).square_())
+    """x + sin^2(a x) / (a + eps). Ziyin et al., 2020, "Neural networks fail to learn periodic functions".
+
+    The result has x's type; it is computed in the wider one of x and alpha, since a phase a x of a few turns has no
+    digits left in bfloat16.
+    """
+    if gpu := gpu_kernels(x_BCT):
+        return gpu.snake(x_BCT, alpha_1C1)
+    kind = torch.promote_types(x_BCT.dtype, alpha_1C1.dtype)
+    x, alpha = x_BCT.to(kind), alpha_1C1.to(kind)
+    return torch.addcmul(x, (alpha + SNAKE_EPSILON).reciprocal(), torch.sin(alpha * x).square_()).to(x_BCT.dtype)
 
 
 def snake_gradients(x_BCT: Tensor, alpha_1C1: Tensor, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,13 +55,18 @@ def snake_gradients(x_BCT: Tensor, alpha_1C1: Tensor, grad_BCT: Tensor) -> tuple
 
     d/dx = 1 + a sin(2ax) / (a+e);  d/da = x sin(2ax) / (a+e) - sin^2(ax) / (a+e)^2;  sin(2p) = 2 sin(p) cos(p).
     """
-    inverse = (alpha_1C1 + SNAKE_EPSILON).reciprocal()
-    phase = alpha_1C1 * x_BCT
+    if gpu := gpu_kernels(x_BCT):
+        return gpu.snake_gradients(x_BCT, alpha_1C1, grad_BCT)
+    kind = torch.promote_types(x_BCT.dtype, alpha_1C1.dtype)
+    x, alpha, grad = x_BCT.to(kind), alpha_1C1.to(kind), grad_BCT.to(kind)
+    inverse = (alpha + SNAKE_EPSILON).reciprocal()
+    phase = alpha * x
     sine = torch.sin(phase)
     double_sine = 2.0 * sine * torch.cos(phase)
-    grad_x = grad_BCT + grad_BCT * double_sine * (alpha_1C1 * inverse)
-    slope = x_BCT * double_sine - sine * sine * inverse
-    return grad_x, (grad_BCT * slope).sum(dim=(0, 2), keepdim=True) * inverse
+    grad_x = grad + grad * double_sine * (alpha * inverse)
+    slope = x * double_sine - sine * sine * inverse
+    grad_alpha = (grad * slope).sum(dim=(0, 2), keepdim=True) * inverse
+    return grad_x.to(x_BCT.dtype), grad_alpha.to(alpha_1C1.dtype)
 
 
 class SnakeFunction(torch.autograd.Function):
@@ -57,6 +89,8 @@ class SnakeFunction(torch.autograd.Function):
 
 def depthwise(dilation: int, x_BCT: Tensor, weight_C1K: Tensor, bias_C: Tensor) -> Tensor:
     """conv1d with one filter of 7 taps per channel and "same" zero padding, as a sum of shifted copies."""
+    if gpu := gpu_kernels(x_BCT):
+        return gpu.depthwise(dilation, x_BCT, weight_C1K, bias_C)
     padded, length = F.pad(x_BCT, (3 * dilation, 3 * dilation)), x_BCT.shape[-1]
     total = bias_C[None, :, None]
     for k in range(DEPTHWISE_TAPS):
@@ -68,6 +102,8 @@ def depthwise_gradients(
     dilation: int, x_BCT: Tensor, weight_C1K: Tensor, grad_BCT: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `depthwise` for x, weight and bias."""
+    if gpu := gpu_kernels(x_BCT):
+        return gpu.depthwise_gradients(dilation, x_BCT, weight_C1K, grad_BCT)
     length, reach = x_BCT.shape[-1], 3 * dilation
     x_padded, grad_padded = F.pad(x_BCT, (reach, reach)), F.pad(grad_BCT, (reach, reach))
     grad_x, grad_taps = torch.zeros_like(x_BCT), []
@@ -111,7 +147,7 @@ snake_without_gradients: Callable[[Tensor, Tensor], Tensor] = snake
 """What calls that record no gradients use; replaced by `fuse_snake`."""
 
 fused = False
-"""Whether `kernels` are compiled. Eagerly, a depthwise convolution is faster as torch's own."""
+"""Whether training uses `kernels` for depthwise convolutions too. Eagerly on a CPU torch's own are faster."""
 
 
 def fuse_kernels() -> None:
@@ -124,8 +160,14 @@ def fuse_kernels() -> None:
     kernels, fused = _compiled(), True
 
 
+def fuse_on_gpu() -> None:
+    """As `fuse_kernels` where a GPU trains: through Triton's kernels, or torch.compile's inside what that compiles."""
+    global kernels, fused
+    kernels, fused = _eager(), True
+
+
 def eager_kernels() -> None:
-    """Undo `fuse_kernels`: what follows in this process runs eagerly."""
+    """Undo `fuse_kernels` and `fuse_on_gpu`: training in this process goes through torch's own operations."""
     global kernels, fused
     kernels, fused = _eager(), False
 

@@ -66,10 +66,9 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        alpha = self.alpha.to(x_BCT.dtype)  # a wider alpha would make every activation that wide again
-        if torch.is_grad_enabled() and (x_BCT.requires_grad or alpha.requires_grad):
-            return kernels.SnakeFunction.apply(x_BCT, alpha)
-        return kernels.snake_without_gradients(x_BCT, alpha)
+        if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
+            return kernels.SnakeFunction.apply(x_BCT, self.alpha)
+        return kernels.snake_without_gradients(x_BCT, self.alpha)
 
 
 def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from snac_pipeline.codec.kernels import gpu_kernels
 from snac_pipeline.codec.layers import conv
 from snac_pipeline.codec.spec import CodecSpec
 
@@ -48,6 +49,8 @@ class VectorQuantizer(nn.Module):
         """Codes (B, T) of the codebook rows nearest in angle to each vector."""
         vectors = F.normalize(rearrange(projected_BDT, "b d t -> (b t) d"))
         codebook = F.normalize(self.codebook.weight)
+        if vectors.dtype == torch.float32 and (gpu := gpu_kernels(vectors)):
+            return rearrange(gpu.nearest(vectors, codebook), "(b t) -> b t", b=projected_BDT.shape[0])
         # Written as the squared Euclidean distance, term by term as in the published model, so that ties and
         # rounding fall the same way and codes stay equal to its codes.
         squared = vectors.pow(2).sum(1, keepdim=True)

@@ -1,7 +1,7 @@
 """torch.compile where there is a compiler, and the eager way, said aloud, where there is none.
 
 On a CPU two kinds of operation are compiled for any shape (codec/kernels.py). On a GPU the whole decoder is, for the
-one shape that a lesson of the curriculum has.
+one shape that a lesson of the curriculum has, its depthwise convolutions written out so that they are fused too.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codec.kernels import eager_kernels, fuse_kernels
+from snac_pipeline.codec.kernels import eager_kernels, fuse_kernels, fuse_on_gpu
 from snac_pipeline.training.data import Batch
 from snac_pipeline.training.plan import Span
 from snac_pipeline.training.recipe import Recipe
@@ -28,6 +28,7 @@ def choose_kernels(recipe: Recipe, device: torch.device, on_event: Callable[[dic
     try:
         if device.type == "cuda":
             torch.compile(torch.sin)(torch.zeros(8, device=device))
+            fuse_on_gpu()
             return True
         fuse_kernels()
     except Exception as error:

@@ -37,7 +37,7 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
         *(restored_assets() if settings.restorer.source else []),
         *decoder_assets(decoders),
         *evaluation_assets(list(decoders)),
-        *token_assets(),
+        *token_assets(settings.tokens),
     ]
 
 

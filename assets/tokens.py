@@ -6,14 +6,24 @@ import dagster as dg
 
 from assets.materialized import shown
 from resources import PipelineResource
+from snac_pipeline.files import value_digest
+from snac_pipeline.settings import TokenResult, TokenSettings
+
+CODE_VERSIONS: dict[TokenResult, str] = {"statistics": "3", "sequences": "3", "bpe": "3"}
+"""`steps.tokens.REVISIONS`, written again here because importing them imports torch; a test holds them together."""
 
 
-def token_assets() -> list[dg.AssetsDefinition]:
-    """token_statistics, token_sequences and bpe_tokenizer."""
+def token_assets(settings: TokenSettings) -> list[dg.AssetsDefinition]:
+    """token_statistics, token_sequences and bpe_tokenizer, each stale when settings that it depends on change."""
+
+    def code_version(what: TokenResult) -> str:
+        return f"{CODE_VERSIONS[what]}-{value_digest(settings.used_by(what))[:12]}"
+
     return [
         _asset(
             "token_statistics",
             "stats",
+            code_version("statistics"),
             ["splits", "code_cache"],
             {"numpy"},
             "How the codes are used: entropy, unused codes, bigrams and repetition of every level, and what levels "
@@ -22,6 +32,7 @@ def token_assets() -> list[dg.AssetsDefinition]:
         _asset(
             "token_sequences",
             "layout",
+            code_version("sequences"),
             ["splits", "code_cache", "token_statistics"],
             {"parquet"},
             "Flat sequences of ids for language models, in the layout of `tokens` in pipeline.yaml: parquet with the "
@@ -30,15 +41,21 @@ def token_assets() -> list[dg.AssetsDefinition]:
         _asset(
             "bpe_tokenizer",
             "bpe",
+            code_version("bpe"),
             ["token_sequences"],
             {"huggingface"},
-            "A byte-pair encoding of the sequences, and what it saves on held-out speech in bits per second of audio.",
+            "Byte-pair encodings of the codes in several layouts, and what they save on held-out speech in bits per "
+            "second of audio.",
         ),
     ]
 
 
-def _asset(name: str, command: str, deps: Sequence[str], kinds: set[str], description: str) -> dg.AssetsDefinition:
-    @dg.asset(name=name, deps=list(deps), group_name="tokens", code_version="1", kinds=kinds, description=description)
+def _asset(
+    name: str, command: str, version: str, deps: Sequence[str], kinds: set[str], description: str
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=name, deps=list(deps), group_name="tokens", code_version=version, kinds=kinds, description=description
+    )
     def tokens(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         result = pipeline.run(context, "tokens", command)
         pictures = [key for key, value in result.items() if isinstance(value, str) and value.endswith(".png")]

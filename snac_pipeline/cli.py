@@ -275,7 +275,11 @@ def _tokens(options: argparse.Namespace, settings: Settings, on_event: OnEvent) 
     from snac_pipeline.steps.tokens import COMMANDS, analyze, from_audio
 
     of_audio = {"--codec": options.codec, "--limit": options.limit, "--batch-seconds": options.batch_seconds}
-    changes = {"layout": options.layout, "segment_seconds": options.segment_seconds}
+    if options.what == "layout" and options.layout and len(options.layout) > 1:
+        options.wrong_use("sequences are of one layout; several --layout go with `tokens bpe`")
+    changes = {"segment_seconds": options.segment_seconds}
+    if options.layout:
+        changes |= {"layout": options.layout[0], "bpe_layouts": options.layout[1:]}
     tokens = settings.tokens.model_copy(update={name: value for name, value in changes.items() if value is not None})
     settings = settings.model_copy(update={"tokens": tokens})
     if options.what != "from-audio":
@@ -477,7 +481,7 @@ def _parser() -> argparse.ArgumentParser:
         _tokens,
         "statistics, sequences and byte-pair encoding of the codes, or of any folder of parts or audio",
         "  snac-pipeline tokens stats\n  snac-pipeline tokens layout --layout level_offsets\n"
-        "  snac-pipeline tokens bpe other/codes/0123456789abcdef\n"
+        "  snac-pipeline tokens bpe other/codes/0123456789abcdef --layout frame --layout level_offsets\n"
         "  snac-pipeline tokens from-audio recordings --codec examples/base_codec --limit 100 --segment-seconds 10",
     )
     tokens.add_argument(
@@ -492,7 +496,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder of parts, in place of the codes of the settings; from-audio: of audio",
     )
     tokens.add_argument(
-        "--layout", choices=get_args(LayoutName), help="in place of the settings': how levels interleave"
+        "--layout",
+        choices=get_args(LayoutName),
+        action="append",
+        help="in place of the settings': how levels interleave; bpe judges all that are given",
     )
     tokens.add_argument(
         "--segment-seconds", type=_positive_number, metavar="S", help="cut sequences into pieces of S seconds of audio"

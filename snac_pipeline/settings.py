@@ -225,11 +225,22 @@ class EvaluationSettings(Section):
     """Folder of a transformers model for speech recognition, for word error rates; needs the extra `asr`."""
 
 
+TokenResult = Literal["statistics", "sequences", "bpe"]
+USED_BY: dict[TokenResult, tuple[str, ...]] = {
+    "statistics": (),
+    "sequences": ("layout", "offset", "deduplicate", "segment_seconds"),
+    "bpe": ("layouts", "merges", "sample_tokens", "engine", "merge_within", "run_length"),
+}
+"""Of `tokens`, what each result depends on."""
+
+
 class TokenSettings(Section):
     """Token statistics and byte-pair encoding."""
 
     layout: LayoutName = "frame"
-    """Order of the levels' tokens in a flat sequence; see tokens/layouts.py."""
+    """Order of the levels' tokens in the sequences that are written; see tokens/layouts.py."""
+    bpe_layouts: list[LayoutName] = ["frame", "level_offsets", "coarse_only"]
+    """Layouts in which byte-pair encoding is judged besides `layout`, on the same speech; []: in that alone."""
     offset: int = pydantic.Field(128_266, ge=0)
     """The first id of the sequences; those before are a text tokenizer's. 128266: as Orpheus-TTS does."""
     deduplicate: Deduplicate = "none"
@@ -240,13 +251,21 @@ class TokenSettings(Section):
     merges: list[NumberOfMerges] = pydantic.Field([1000, 2000, 4000, 8000, 16_000, 32_000], min_length=1)
     """Numbers of merges of the byte-pair encoding to judge, besides none; one training serves all."""
     sample_tokens: int = pydantic.Field(20_000_000, ge=1)
-    """Tokens that the byte-pair encoding is trained on at most, and judged on at most."""
+    """Ids, in the longest of the layouts, that the byte-pair encoding is trained on at most, and judged on at most."""
     engine: Literal["sentencepiece", "huggingface"] = "sentencepiece"
     """What learns the merges. Both give the same kinds of files; sentencepiece takes less time and memory."""
     merge_within: Literal["utterance", "frame", "level"] = "utterance"
     """No merge crosses the border of an utterance, of a coarse frame, or of neighbouring ids of one level."""
     run_length: bool = False
     """Write repeated coarse frames as run lengths before merging."""
+
+    def used_by(self, what: TokenResult) -> dict[str, Any]:
+        """Those that a result depends on, as JSON values: what changes none of them changes not the result."""
+        options = self.model_dump(mode="json")
+        if what == "bpe":
+            options["layouts"] = list(dict.fromkeys([self.layout, *self.bpe_layouts]))
+            options["merges"] = sorted(set(self.merges))
+        return {name: options[name] for name in USED_BY[what]}
 
 
 class Settings(Section):

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from snac_pipeline.codes.parts import cached_digests, part_files, part_metadata
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_folder, read_json, value_digest, write_json
-from snac_pipeline.settings import BaseCodecSettings, CorpusSettings, Settings
+from snac_pipeline.settings import BaseCodecSettings, CorpusSettings, Settings, TokenResult
 from snac_pipeline.steps.codes import base_codec, cache, cached_utterances, codes_of
 from snac_pipeline.steps.corpus import OnEvent, scan_corpus, split_corpora
 from snac_pipeline.tokens import (
@@ -20,21 +20,19 @@ from snac_pipeline.tokens import (
     level_table,
     locate_tokens,
     make_layout,
-    read_tokens,
+    sweep_layouts,
     sweep_rows,
     token_statistics,
-    train_bpe,
     write_bpe,
     write_sequences,
     write_statistics,
 )
 
-TOKENS_REVISION = 2
-"""Raised when a change of the tokens room changes its outputs."""
+REVISIONS: dict[TokenResult, int] = {"statistics": 3, "sequences": 3, "bpe": 3}
+"""Raised when a change of the tokens room changes what a result holds, files included: a part of its identity, and the
+code version of its asset. A test holds figures of fixed codes to the revision."""
 
-What = Literal["statistics", "sequences", "bpe"]
-
-COMMANDS: dict[str, What] = {"stats": "statistics", "layout": "sequences", "bpe": "bpe"}
+COMMANDS: dict[str, TokenResult] = {"stats": "statistics", "layout": "sequences", "bpe": "bpe"}
 """What the command line calls them."""
 
 TRENDS = ("entropy", "perplexity", "dead_codes", "mutual_information_excess", "immediate_repeat_rate")
@@ -54,7 +52,7 @@ class _Codes:
         return locate_tokens(self.parts, self.utterances, self.geometry)
 
 
-def analyze(settings: Settings, what: What, on_event: OnEvent, parts: Path | None = None) -> dict[str, Any]:
+def analyze(settings: Settings, what: TokenResult, on_event: OnEvent, parts: Path | None = None) -> dict[str, Any]:
     """The codes of all corpora, or, with `parts`, all that lie in a folder of parts; made again only for other codes.
 
     A folder of parts knows of no corpora and speakers: it is one corpus, called as the folder, of which `split.val` of
@@ -62,7 +60,7 @@ def analyze(settings: Settings, what: What, on_event: OnEvent, parts: Path | Non
     """
     codes = _project_codes(settings) if parts is None else _folder_codes(parts, settings.split.val)
     selection = value_digest(codes.utterances.select("digest", "corpus", "split").sort("digest").rows())
-    version = value_digest([what, codes.fingerprint, selection, _options(settings, what), TOKENS_REVISION])[:16]
+    version = value_digest([what, codes.fingerprint, selection, settings.tokens.used_by(what), REVISIONS[what]])[:16]
     folder = settings.home / "tokens" / f"{what}-{version}"
     if (folder / "result.json").exists():
         return {**_result(folder), "left_out": codes.left_out, "reused": True}
@@ -95,7 +93,7 @@ def from_audio(settings: Settings, audio: Path, codec: str, limit: int | None, o
     scanned = scan_corpus(own, "audio", None, on_event)
     split = split_corpora(own)
     cached = cache(own, ["audio"], True, on_event)
-    names: list[What] = ["statistics", "sequences", *(["bpe"] if split["train"] and split["val"] else [])]
+    names: list[TokenResult] = ["statistics", "sequences", *(["bpe"] if split["train"] and split["val"] else [])]
     return {
         "home": str(own.home),
         "parts": str(codes_of(own, base_codec(own)[0])),
@@ -123,13 +121,6 @@ def _folder_codes(parts: Path, held_out: float) -> _Codes:
     )
     fingerprint = part_metadata(part_files(parts)[0]).get("fingerprint", str(parts.resolve()))
     return _Codes(parts, fingerprint, geometry, utterances.drop("index"), 0)
-
-
-def _options(settings: Settings, what: What) -> dict[str, Any]:
-    """The settings that the result depends on."""
-    options = settings.tokens.model_dump(mode="json")
-    used = {"statistics": (), "sequences": ("layout", "offset", "deduplicate", "segment_seconds"), "bpe": options}
-    return {name: options[name] for name in used[what]}
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -173,20 +164,21 @@ def _sequences(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any
 
 
 def _bpe(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Figures at the merges with the fewest held-out bits per second, recommended or not; `sweep` has all."""
+    """Figures of the layout that is recommended, at the merges with the fewest held-out bits per second, whether these
+    are recommended or not; of every layout those that trends are drawn of; `sweep` has all."""
     options = settings.tokens
-    report = train_bpe(
-        read_tokens(codes.parts, codes.utterances, codes.geometry),
-        layout=options.layout,
+    sweep = sweep_layouts(
+        codes.locate(),
+        layouts=options.used_by("bpe")["layouts"],
         merges=options.merges,
         sample_tokens=options.sample_tokens,
         engine=options.engine,
         within=options.merge_within,
         run_length=options.run_length,
     )
-    advice = report.recommendation
+    report, advice = sweep.best, sweep.recommendation
     return {
-        "layout": options.layout,
+        "layout": advice.layout,
         "engine": options.engine,
         "held_out": report.held_out,
         "recommendation": advice.text,
@@ -201,12 +193,21 @@ def _bpe(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
         "bits_per_second_without": report.value("bits_per_second", 0),
         "bits_per_second_bigram": report.value("bits_per_second_bigram", advice.best),
         "bits_per_second_bigram_without": report.value("bits_per_second_bigram", 0),
-        "seconds": report.training.seconds,
-        "training_megabytes": report.training.megabytes,
+        **{
+            f"{name}_{one.layout.name}": one.value(name, one.recommendation.best)
+            for one in sweep.reports
+            for name in ("compression_ratio", "bits_per_second", "bits_per_second_bigram")
+        },
+        "seconds": sum(one.training.seconds for one in sweep.reports),
+        "training_megabytes": _most([one.training.megabytes for one in sweep.reports]),
         "encoded_ids_per_second": report.encoded_ids_per_second(),
-        "sweep": sweep_rows(report),
-        "files": write_bpe(folder, report),
+        "sweep": sweep_rows(sweep),
+        "files": write_bpe(folder, sweep),
     }
+
+
+def _most(values: list[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 _STEPS = {"statistics": _statistics, "sequences": _sequences, "bpe": _bpe}

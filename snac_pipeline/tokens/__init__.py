@@ -1,7 +1,7 @@
 """Tokens: how the codes are used, flat layouts for language models, and whether BPE pays."""
 
 from snac_pipeline.tokens.alphabet import Alphabet
-from snac_pipeline.tokens.bpe import BpeReport, train_bpe
+from snac_pipeline.tokens.bpe import BpeReport, BpeSweep, sweep_layouts, train_bpe
 from snac_pipeline.tokens.bpe_report import sweep_rows, write_bpe
 from snac_pipeline.tokens.bpe_tokenizer import BpeTokenizer
 from snac_pipeline.tokens.layouts import LAYOUTS, ORPHEUS_OFFSET, Layout, make_layout
@@ -23,6 +23,7 @@ __all__ = [
     "ORPHEUS_OFFSET",
     "Alphabet",
     "BpeReport",
+    "BpeSweep",
     "BpeTokenizer",
     "Layout",
     "Statistics",
@@ -36,6 +37,7 @@ __all__ = [
     "locate_tokens",
     "make_layout",
     "read_tokens",
+    "sweep_layouts",
     "sweep_rows",
     "token_statistics",
     "train_bpe",

@@ -1,18 +1,21 @@
-"""What is kept of a `BpeReport`: tokenizers, the table, a plot and a page to read.
+"""What is kept of a `BpeSweep`: tokenizers, the table, a plot and a page to read.
 
-In: a `BpeReport`. Out: files in a folder, see `write_bpe`.
+In: a `BpeSweep`. Out: files in a folder, see `write_bpe`.
 """
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from snac_pipeline.files import atomic_file, write_parquet, write_text
 from snac_pipeline.page import data_uri, render_page
-from snac_pipeline.tokens.bpe import BpeReport
+from snac_pipeline.tokens.bpe import BpeReport, BpeSweep
+from snac_pipeline.tokens.plots import PLAIN
 
 SWEEP = (
     "vocabulary_size",
@@ -26,102 +29,101 @@ SWEEP = (
 """Statistics of `sweep_rows`, in this order."""
 
 
-def write_bpe(folder: Path, report: BpeReport) -> list[Path]:
+def write_bpe(folder: Path, sweep: BpeSweep) -> list[Path]:
     """Write
 
-    tokenizer.json, tokenizer_config.json, tokenizer.model, alphabet.json   with the number of merges recommended; with
-                                        none, every id is a token of its own (see `BpeTokenizer.save`)
-    merges-<n>/                         the same of each number of merges in the sweep
+    tokenizer.json, tokenizer_config.json, tokenizer.model, alphabet.json   in the layout and with the number of merges
+                                        recommended; with none, every id is a token of its own (see `BpeTokenizer.save`)
+    <layout>/merges-<n>/                the same of each number of merges in the sweep
     bpe.parquet, bpe.png, report.html, recommendation.txt                   the table, a plot, a page, the advice
 
     and return the paths, those of the sweep excepted."""
-    folder, bpe, advice = Path(folder), report.tokenizer, report.recommendation
-    for merges in report.sweep:
-        bpe.first(merges).save(folder / f"merges-{merges}")
-    advised = type(bpe)(bpe.layout, advice.run_length, bpe.entries[: advice.merges])
+    folder, advice = Path(folder), sweep.recommendation
+    for report in sweep.reports:
+        for merges in report.sweep:
+            report.tokenizer.first(merges).save(folder / report.layout.name / f"merges-{merges}")
+    learned = sweep.best.tokenizer
+    advised = type(learned)(learned.layout, advice.run_length, learned.entries[: advice.merges])
     paths = advised.save(folder)
     table, plot, page, text = (
         folder / name for name in ("bpe.parquet", "bpe.png", "report.html", "recommendation.txt")
     )
-    write_parquet(table, report.table.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    picture = compression_png(report)
+    write_parquet(table, sweep.table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    picture = compression_png(sweep)
     with atomic_file(plot) as temporary:
         temporary.write_bytes(picture)
-    write_text(page, render_bpe(report, picture))
+    write_text(page, render_bpe(sweep, picture))
     write_text(text, advice.text + "\n")
     return [*paths, table, plot, page, text]
 
 
-def sweep_rows(report: BpeReport) -> list[dict[str, Any]]:
-    """One row for each number of merges: merges, run_length, then `SWEEP`; without merges first."""
-    wide = report.table.filter(pl.col("statistic").is_in(SWEEP)).pivot(
-        on="statistic", index=["merges", "run_length"], values="value"
+def sweep_rows(sweep: BpeSweep) -> list[dict[str, Any]]:
+    """A row for each number of merges in each layout, none first: layout, merges, run_length, then `SWEEP`."""
+    wide = sweep.table.filter(pl.col("statistic").is_in(SWEEP)).pivot(
+        on="statistic", index=["layout", "merges", "run_length"], values="value", maintain_order=True
     )
     counts = pl.col("vocabulary_size", "vocabulary_used").cast(pl.Int64)
-    return wide.sort("run_length", "merges").select("merges", "run_length", *SWEEP).with_columns(counts).to_dicts()
+    return wide.select("layout", "merges", "run_length", *SWEEP).with_columns(counts).to_dicts()
 
 
-def compression_png(report: BpeReport) -> bytes:
-    """Against the size of the vocabulary: how much shorter sequences get, and what happens to bits per second under
-    both models, with 95 % intervals; the number of merges recommended is marked."""
-    figure = Figure(figsize=(7.2, 3.2), dpi=80, layout="constrained")
-    shorter, cost = figure.subplots(1, 2)
-    table, advice = report.table, report.recommendation
-    _curve(shorter, table, "compression_ratio", 1.0, "C0", None)
-    for statistic, colour, label in (
-        ("bits_per_second", "C0", "unigram model"),
-        ("bits_per_second_bigram", "C1", "bigram model"),
-    ):
-        before = table.filter(pl.col("statistic") == statistic)["value"][0]
-        if before:
-            _curve(cost, table, f"{statistic}_change", before / 100, colour, label)
-    cost.axhline(0, color="grey", linestyle="--", linewidth=0.8)
-    shorter.set(title="Sequences get shorter by a factor of", xlabel="vocabulary", ylabel="ids / tokens")
-    cost.set(title="Held-out bits per second change by", xlabel="vocabulary", ylabel="%")
-    if cost.lines[1:]:
-        cost.legend(fontsize="small")
-    if advice.merges:
-        for axes in (shorter, cost):
-            axes.axvline(report.tokenizer.alphabet.size + advice.merges, color="C2", linewidth=0.8)
-        figure.suptitle(f"use BPE, with {advice.merges} merges (green)", fontsize="medium")
-    else:
-        figure.suptitle("do not use BPE", fontsize="medium")
+def compression_png(sweep: BpeSweep) -> bytes:
+    """For each layout, against what BPE adds to the vocabulary: how much shorter sequences get, and what happens to
+    bits per second under both models, against the same layout without merges, with 95 % intervals."""
+    figure = Figure(figsize=(9.6, 3.2), dpi=80, layout="constrained")
+    panels = figure.subplots(1, 3)
+    told = (
+        ("Sequences get shorter by", "compression_ratio", "ids / tokens"),
+        ("Held-out bits/s, unigram model", "bits_per_second_change", "%"),
+        ("Held-out bits/s, bigram model", "bits_per_second_bigram_change", "%"),
+    )
+    for axes, (title, statistic, unit) in zip(panels, told, strict=True):
+        for report, colour in zip(sweep.reports, PLAIN, strict=False):
+            _curve(axes, report, statistic, colour)
+        axes.axhline(1 if unit != "%" else 0, color="grey", linestyle="--", linewidth=0.8)
+        axes.set(title=title, xlabel="merges", ylabel=unit)
+    panels[0].legend(fontsize="small")
+    advice = sweep.recommendation
+    use = f"use BPE, with {advice.merges} merges" if advice.merges else "do not use BPE"
+    figure.suptitle(use + (f"; layout {advice.layout}" if len(sweep.reports) > 1 else ""), fontsize="medium")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _curve(axes: Any, table: pl.DataFrame, statistic: str, unit: float, colour: str, label: str | None) -> None:
-    sizes = table.filter(pl.col("statistic") == "vocabulary_size").select("run_length", "merges", size="value")
-    rows = table.filter(pl.col("statistic") == statistic).join(sizes, on=["run_length", "merges"]).sort("size")
-    axes.plot(rows["size"], rows["value"] / unit, marker=".", color=colour, label=label)
+def _curve(axes: Axes, report: BpeReport, statistic: str, colour: str) -> None:
+    """Changes in percent of the layout's bits without merges."""
+    rows = report.table.filter(statistic=statistic, run_length=report.tokenizer.run_length).sort("merges")
+    unit = 1.0
+    if statistic.endswith("_change"):
+        before = report.table.filter(statistic=statistic.removesuffix("_change"))["value"][0]
+        if not before:
+            return
+        unit = before / 100
+    axes.plot(rows["merges"], rows["value"] / unit, marker=".", color=colour, label=report.layout.name)
     if rows["low"].null_count() == 0:
-        axes.fill_between(rows["size"], rows["low"] / unit, rows["high"] / unit, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(rows["merges"], rows["low"] / unit, rows["high"] / unit, color=colour, alpha=0.2, linewidth=0)
 
 
-def render_bpe(report: BpeReport, picture: bytes) -> str:
+def render_bpe(sweep: BpeSweep, picture: bytes) -> str:
     """One HTML page that loads nothing. picture: of `compression_png`."""
-    table, bpe = report.table, report.tokenizer
+    table, first = sweep.table, sweep.reports[0]
     names = ("train_tokens", "held_out_seconds", "merges_asked")
     facts = {name: table.filter(pl.col("statistic") == name)["value"][0] for name in names}
     return render_page(
         Path(__file__).with_name("bpe.html.j2"),
         title="Byte-pair encoding of codec tokens",
-        advice=report.recommendation,
+        advice=sweep.recommendation,
         plot=data_uri("image/png", lambda buffer: buffer.write(picture)),
-        layout=bpe.layout.name,
-        alphabet=bpe.layout.alphabet_size,
-        held_out=report.held_out,
+        held_out=first.held_out,
         engine=table["engine"][0],
         within=table["within"][0],
-        run_length=bpe.run_length,
-        rows=[
-            {name: dict(row) for name, row in zip(of["statistic"], of.iter_rows(named=True), strict=True)}
-            | {"merges": merges, "run_length": run_length}
-            for (run_length, merges), of in table.group_by("run_length", "merges", maintain_order=True)
-        ],
-        training=report.training,
-        encoding=report.encoding,
-        speed=report.encoded_ids_per_second(),
+        run_length=first.tokenizer.run_length,
+        layouts=[{"report": report, "rows": list(_page_rows(report))} for report in sweep.reports],
         **facts,
     )
+
+
+def _page_rows(report: BpeReport) -> Iterator[dict[str, Any]]:
+    for (run_length, merges), of in report.table.group_by("run_length", "merges", maintain_order=True):
+        figures = {name: dict(row) for name, row in zip(of["statistic"], of.iter_rows(named=True), strict=True)}
+        yield figures | {"merges": merges, "run_length": run_length}

@@ -168,8 +168,8 @@ def _borders(plain: BpeTokenizer, symbols: np.ndarray, offsets: np.ndarray, with
     level_of = np.zeros(1 + layout.blocks.max(), np.int64)
     level_of[layout.blocks] = [slot.level for slot in layout.slots]
     is_id = symbols < layout.alphabet_size
+    check_within(layout, within)
     if within == "frame":
-        _check_frames_are_told(layout)
         position = np.cumsum(is_id) - is_id  # ids before this one; a run length stays with its frame
         inner = np.flatnonzero(is_id & (position % len(layout.slots) == 0))
     elif within == "level":
@@ -186,9 +186,10 @@ def _borders(plain: BpeTokenizer, symbols: np.ndarray, offsets: np.ndarray, with
     return np.append(np.repeat(borders[:-1], pieces) + within_long * LONGEST_TEXT, borders[-1])
 
 
-def _check_frames_are_told(layout: Layout) -> None:
+def check_within(layout: Layout, within: Within) -> None:
+    """PipelineError: merges within a frame, of ids that do not tell where a frame begins."""
     blocks = [int(block) for block in layout.blocks]
-    if (blocks[-1], blocks[0]) in set(itertools.pairwise(blocks)):
+    if within == "frame" and (blocks[-1], blocks[0]) in set(itertools.pairwise(blocks)):
         raise PipelineError(
             f"merges within a frame need ids that tell where a frame begins, and those of {layout.name} do not; "
             "use the layout frame, or merges within an utterance"

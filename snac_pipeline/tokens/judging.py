@@ -1,6 +1,7 @@
 """Held-out figures of tokenizers that differ in their number of merges.
 
-In: a tokenizer with all its merges, train and held-out codes. Out: the rows of `train_bpe`'s table, see there.
+In: a tokenizer with all its merges, train and held-out codes. Out: `Judged`: the rows of `sweep_layouts`' table, see
+there, and what another layout needs to be compared on the same utterances.
 """
 
 from dataclasses import dataclass
@@ -30,22 +31,27 @@ MEASURED = ("tokens", "unigram bits", "plain unigram bits", "bigram bits")
 Figure = tuple[float, float | None, float | None]  # value, low, high
 
 
+@dataclass(frozen=True)
+class Judged:
+    """table: that of `sweep_layouts`, less the columns that are the same in every row; ids as they are come first."""
+
+    table: pl.DataFrame
+    ways: list[tuple[bool, int]]
+    """(run_length, merges) in the order of the table."""
+    ratios: "_Ratios"
+
+
 def judge(
-    bpe: BpeTokenizer,
-    train: TokenStream,
-    judged: TokenStream,
-    asked: list[int],
-    resamples: int,
-    rng: np.random.Generator,
-) -> pl.DataFrame:
-    """The table of `train_bpe`, less the columns that are the same in every row; ids as they are come first."""
+    bpe: BpeTokenizer, train: TokenStream, judged: TokenStream, asked: list[int], resamples: int, seed: int
+) -> Judged:
+    """Every number of merges. The same seed draws the same utterances for the intervals of any layout."""
     ways = [bpe.first(merges) for merges in sorted({min(merges, bpe.merges) for merges in asked})]
     if bpe.run_length:
         ways.insert(0, BpeTokenizer(bpe.layout, False, ()))
     measured = [_measure(way, train, judged) for way in ways]
-    slots, frames = len(bpe.layout.slots), np.diff(judged.offsets)
+    slots, frames = len(bpe.layout.slots), judged.lengths
     given = np.column_stack([frames * float(slots), frames * judged.geometry.frame_seconds])
-    ratios = _Ratios.over(given, measured, rng, resamples)
+    ratios = _Ratios.over(given, measured, np.random.default_rng(seed), resamples)
     same = {
         "merges_asked": asked[-1],
         "train_tokens": train.frames * slots,
@@ -64,7 +70,27 @@ def judge(
         figures = {name: (float(value), None, None) for name, value in sure.items()} | _figures(ratios, number)
         rows += [(way.run_length, way.merges, name, *figure) for name, figure in figures.items()]
     schema = {name: SCHEMA[name] for name in ("run_length", "merges", "statistic", "value", "low", "high")}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    return Judged(table, [(way.run_length, way.merges) for way in ways], ratios)
+
+
+def bigram_difference(
+    one: Judged, way: tuple[bool, int], other: Judged, beside: tuple[bool, int], doubt: float
+) -> Figure:
+    """Bits per second under the bigram model: those of `way` of `one` less those of `beside` of `other`, paired over
+    the utterances that both were judged on."""
+    sums, drawn = [], []
+    for judged, which in ((one, way), (other, beside)):
+        ratios = judged.ratios
+        bigram = ratios.columns_of(judged.ways.index(which))[MEASURED.index("bigram bits")]
+        of_seconds = np.eye(ratios.sums.size)[1]
+        sums.append(ratios.of(bigram, of_seconds)[0])
+        drawn.append(None if ratios.drawn is None else ratios.drawn @ bigram / (ratios.drawn @ of_seconds))
+    value = sums[0] - sums[1]
+    if drawn[0] is None:
+        return value, None, None
+    low, high = np.quantile(drawn[0] - drawn[1], [doubt / 2, 1 - doubt / 2])
+    return value, float(low), float(high)
 
 
 def flat_ids(layout: Layout, part: TokenStream) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +155,8 @@ def _figures(ratios: _Ratios, number: int) -> dict[str, Figure]:
 
 
 def _measure(way: BpeTokenizer, train: TokenStream, judged: TokenStream) -> _Measured:
-    fitted, tokens = (_encode(way, part) for part in (train, judged))
-    model = fit_unigram(fitted, _starts_at(way))
+    fitted, tokens = (encoded(way, part) for part in (train, judged))
+    model = fit_unigram(fitted, entries_by_phase(way))
     plain = fit_unigram(fitted.without_phases(), np.ones((1, way.vocabulary_size), bool))
     bigram = fit_bigram(fitted, model)
     columns = (
@@ -142,7 +168,7 @@ def _measure(way: BpeTokenizer, train: TokenStream, judged: TokenStream) -> _Mea
     return _Measured(columns, np.unique(tokens.ids).size, model.smoothing, bigram.discount)
 
 
-def _starts_at(way: BpeTokenizer) -> np.ndarray:
+def entries_by_phase(way: BpeTokenizer) -> np.ndarray:
     """(ids per frame, vocabulary), bool: the entries whose first symbol is from the block of that position; run lengths
     stand where a frame begins."""
     firsts, _ = way.shapes()
@@ -153,7 +179,8 @@ def _starts_at(way: BpeTokenizer) -> np.ndarray:
     return possible
 
 
-def _encode(way: BpeTokenizer, part: TokenStream) -> Tokens:
+def encoded(way: BpeTokenizer, part: TokenStream) -> Tokens:
+    """The utterances as entries of the vocabulary, with the position in the coarse frame at which each begins."""
     ids, offsets = way.encode(*flat_ids(way.layout, part))
     _, lengths = way.shapes()
     return Tokens(ids, (np.cumsum(lengths[ids]) - lengths[ids]) % len(way.layout.slots), offsets)

@@ -1,8 +1,10 @@
-"""Whether to use BPE, computed from held-out bits per second: which number of merges, by how much, and why.
+"""Whether to use BPE, computed from held-out bits per second: which layout and number of merges, by how much, and why.
 
-In: the table of `train_bpe`. Out: a `Recommendation`, which is no number of merges or one, and says so in words.
+In: the table of one layout, then what was recommended in each and how they compare. Out: a `Recommendation`, which is
+no number of merges or one, and says so in words.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,10 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Recommendation:
-    """merges: how many to use, 0 for none. best: those with the fewest bits per second under the unigram model, whether
-    recommended or not. run_length: whether to use run lengths. `text` says why."""
+    """Which layout. merges: how many to use, 0 for none. best: those with the fewest bits per second under the unigram
+    model, whether recommended or not. run_length: whether to use run lengths. `text` says why."""
 
+    layout: str
     merges: int
     best: int
     run_length: bool
@@ -21,30 +24,58 @@ class Recommendation:
 
 
 def recommend(table: pl.DataFrame, asked: int, smallest_gain: float) -> Recommendation:
-    """Use BPE only where held-out bits per second fall under the unigram model by more than `smallest_gain` (a second
-    vocabulary to carry about has to be worth something), and do not rise by as much under the bigram model (or what
-    was gained is only what any model with a context knows, and a larger vocabulary has cost more than that). Both over
-    the whole interval. Among several, the one with the fewest bits under the unigram model.
+    """Of one layout. Use BPE only where held-out bits per second fall under the unigram model by more than
+    `smallest_gain` (a second vocabulary to carry about has to be worth something), and do not rise by as much under the
+    bigram model (or what was gained is only what any model with a context knows, and a larger vocabulary has cost more
+    than that). Both over the whole interval. Among several, the one with the fewest bits under the unigram model.
     """
     ways = [_Way.of(rows) for _, rows in table.group_by("run_length", "merges", maintain_order=True)]
     plain, others = ways[0], ways[1:]
     learned = max(way.merges for way in ways)
+    layout, within = table["layout"][0], table["within"][0]
     if not others:
-        why = "none was asked for" if asked == 0 else "no pair of ids occurs twice in the train sample"
-        return Recommendation(0, 0, False, f"do not use BPE: nothing was merged, {why}.")
+        where = {"utterance": "", "frame": " within a coarse frame", "level": " side by side within a level"}[within]
+        why = "none was asked for" if asked == 0 else f"no pair of ids occurs twice{where} in the train sample"
+        return Recommendation(layout, 0, 0, False, f"do not use BPE: nothing was merged, {why}.")
     if plain.unigram == 0:
         text = "do not use BPE: the held-out tokens carry no bits at all, there is nothing to save."
-        return Recommendation(0, 0, False, text)
+        return Recommendation(layout, 0, 0, False, text)
     best = min(others, key=lambda way: way.unigram)
     if best.change[1] is None:
         text = f"do not use BPE: {learned} merges were learned, but one held-out utterance is no evidence."
-        return Recommendation(0, best.merges, False, text)
+        return Recommendation(layout, 0, best.merges, False, text)
     worth = [way for way in others if way.saves(plain, smallest_gain) and way.harmless(plain, smallest_gain)]
     chosen = min(worth, key=lambda way: way.unigram) if worth else None
     few = f" ({asked} were asked for)" if learned < asked else ""
     text = _words(plain, chosen or best, chosen is not None, few if (chosen or best).merges == learned else "")
     text += " " + _why(plain, chosen or best, chosen is not None, smallest_gain)
-    return Recommendation(chosen.merges if chosen else 0, best.merges, bool(chosen and chosen.run_length), text)
+    return Recommendation(layout, chosen.merges if chosen else 0, best.merges, bool(chosen and chosen.run_length), text)
+
+
+def recommend_layout(
+    advised: Sequence[Recommendation], before: float, changes: pl.DataFrame, smallest_gain: float
+) -> Recommendation:
+    """Of several layouts. The first, unless what is best in another costs fewer bits per second under the bigram model,
+    by more than `smallest_gain` over the whole interval; among several, the one with the fewest. The bigram model,
+    because the unigram model knows the position in the frame: to it, the same codes in another order are the same.
+
+    advised: of each layout alone. before: bits per second of what is best in the first; changes: rows (layout, value,
+    low, high) of how others that can be compared with it differ from that.
+    """
+    first = advised[0]
+    if len(advised) == 1:
+        return first
+    rows = changes.sort("value").to_dicts()
+    better = [row for row in rows if row["high"] is not None and row["high"] < -smallest_gain * before]
+    chosen = next(one for one in advised if one.layout == (better[0]["layout"] if better else first.layout))
+    way = "without BPE" if not chosen.merges else f"with {chosen.merges} merges"
+    told = [f"use the layout {chosen.layout} {way}.", *(_layout_words(row, before, first.layout) for row in rows)]
+    if rows and not better:
+        told.append(f"Worth another layout is a fall of more than {smallest_gain:.1%} over the whole interval.")
+    if alone := [one.layout for one in advised[1:] if one.layout not in changes["layout"]]:
+        told.append(f"{' and '.join(alone)}: not of the same levels as {first.layout}, so bits cannot be compared.")
+    told += [f"In {one.layout}: {one.text}" for one in advised]
+    return Recommendation(chosen.layout, chosen.merges, chosen.best, chosen.run_length, "\n".join(told))
 
 
 @dataclass(frozen=True)
@@ -112,6 +143,12 @@ def _why(plain: _Way, way: _Way, use: bool, smallest_gain: float) -> str:
         "Why not: tokens next to each other tell little about each other; worth a second vocabulary is a fall of more "
         f"than {smallest_gain:.1%} over the whole interval."
     )
+
+
+def _layout_words(row: dict[str, Any], before: float, first: str) -> str:
+    value, low, high = (None if row[end] is None else _relative(row[end], before) for end in ("value", "low", "high"))
+    sure = "" if low is None else f" (95 % interval {low:+.2%} to {high:+.2%})"
+    return f"Best in {row['layout']} against best in {first}: {value:+.2%} bits per second under a bigram model{sure}."
 
 
 def _relative(change: float, before: float) -> float:

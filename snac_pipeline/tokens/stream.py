@@ -71,9 +71,10 @@ class TokenStream:
         """Seconds of audio the coarse frames stand for, the codec's own right padding included."""
         return self.frames * self.geometry.frame_seconds
 
-    @cached_property
-    def splits(self) -> list[str]:
-        return sorted(self.utterances["split"].unique())
+    @property
+    def lengths(self) -> np.ndarray:
+        """Coarse frames of each utterance, int64 (U,)."""
+        return np.diff(self.offsets)
 
     def level_offsets(self, level: int) -> np.ndarray:
         """Utterance borders in tokens of `level`."""
@@ -94,7 +95,7 @@ class TokenStream:
 
     def take(self, rows: np.ndarray) -> "TokenStream":
         """The utterances `rows` (increasing indices)."""
-        lengths = np.diff(self.offsets)[rows]
+        lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         first = int(self.offsets[rows[0]]) if len(rows) else 0
         if len(rows) == 0 or rows[-1] - rows[0] == len(rows) - 1:
@@ -139,6 +140,32 @@ class TokenParts:
         if waiting:
             yield join_streams(waiting)
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Coarse frames of each of `utterances`, int64 (U,), for which the coarsest level of all is read once."""
+        none = np.empty(0, np.int64)
+        return np.concatenate([none, *(stream.lengths for stream in self.streams([0]))])
+
+    def take(self, rows: np.ndarray) -> TokenStream:
+        """The utterances `rows` (increasing indices) in memory, in the order of the selection.
+
+        Memory: 2 bytes per token of these, and what is read at a time.
+        """
+        utterances = self.utterances[rows]
+        by_order = np.argsort(utterances["order"].to_numpy())
+        place = np.argsort(by_order)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows][by_order])]).astype(np.int64)
+        flat = tuple(np.empty((offsets[-1], width), np.uint16) for width in self.geometry.tokens_per_frame)
+        at = 0
+        for stream in replace(self, utterances=utterances).streams():
+            ahead = offsets[place[at : at + len(stream.utterances)]] - stream.offsets[:-1]
+            places = np.arange(stream.frames) + np.repeat(ahead, stream.lengths)
+            for level, codes in zip(flat, stream.codes, strict=True):
+                level[places] = codes.reshape(-1, level.shape[1])
+            at += len(stream.utterances)
+        kept = utterances[by_order].select("digest", "corpus", "split")
+        return TokenStream(self.geometry, tuple(level.reshape(-1) for level in flat), offsets, kept)
+
 
 def _where(utterances: pl.DataFrame, corpus: str | None, split: str | None) -> pl.DataFrame:
     wanted = {"corpus": corpus, "split": split}
@@ -180,23 +207,9 @@ def locate_tokens(parts_folder: Path, selection: pl.DataFrame, geometry: TokenGe
 
 
 def read_tokens(parts_folder: Path, selection: pl.DataFrame, geometry: TokenGeometry) -> TokenStream:
-    """The codes of `selection` in memory, in the order split, corpus, digest; see `locate_tokens`.
-
-    Memory: 2 bytes per token, and what is read at a time.
-    """
+    """The codes of `selection` in memory, in the order split, corpus, digest; see `locate_tokens`."""
     parts = locate_tokens(parts_folder, selection.sort("split", "corpus", "digest"), geometry)
-    frames = np.zeros(len(parts.utterances), np.int64)
-    for stream in parts.streams([0]):
-        frames[stream.utterances["order"].to_numpy()] = np.diff(stream.offsets)
-    offsets = np.concatenate([[0], np.cumsum(frames)])
-    flat = tuple(np.empty((offsets[-1], width), np.uint16) for width in geometry.tokens_per_frame)
-    for stream in parts.streams():
-        ahead = offsets[stream.utterances["order"].to_numpy()] - stream.offsets[:-1]
-        places = np.arange(stream.frames) + np.repeat(ahead, np.diff(stream.offsets))
-        for level, codes in zip(flat, stream.codes, strict=True):
-            level[places] = codes.reshape(-1, level.shape[1])
-    utterances = parts.utterances.sort("order").select("digest", "corpus", "split")
-    return TokenStream(geometry, tuple(level.reshape(-1) for level in flat), offsets, utterances)
+    return parts.take(np.arange(len(parts.utterances)))
 
 
 def folder_geometry(parts_folder: Path) -> TokenGeometry:

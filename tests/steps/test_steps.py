@@ -38,12 +38,16 @@ def test_tokens_are_analysed_once(settings, what):
 
 
 def test_bpe_says_what_every_number_of_merges_does(settings):
-    options = with_tokens(settings, merges=[4, 12], engine="huggingface", merge_within="frame", run_length=True)
+    options = with_tokens(settings, merges=[4, 12], engine="huggingface", merge_within="frame", run_length=True,
+                          bpe_layouts=["frame", "level_offsets"])  # fmt: skip
     result = analyze(options, "bpe", silent)
-    assert [row["merges"] for row in result["sweep"] if row["run_length"]] == [0, 4, 12]
-    assert [row["merges"] for row in result["sweep"] if not row["run_length"]] == [0]
+    ways = [(row["layout"], row["run_length"], row["merges"]) for row in result["sweep"]]
+    assert ways == [(layout, run_length, merges) for layout in ("frame", "level_offsets")
+                    for run_length, merges in ((False, 0), (True, 0), (True, 4), (True, 12))]  # fmt: skip
+    assert result["compression_ratio_level_offsets"] >= 1 and result["bits_per_second_frame"] > 0
     assert (result["engine"], result["merges_asked"], result["held_out"]) == ("huggingface", 12, "the split val")
-    assert result["recommendation"] in Path(result["report"]).read_text().replace("&#39;", "'")
+    page = Path(result["report"]).read_text().replace("&#39;", "'")
+    assert all(line in page for line in result["recommendation"].splitlines())
     assert Path(result["bpe"]).name == "bpe.png"
     assert result["seconds"] > 0 and result["encoded_ids_per_second"] > 0
 

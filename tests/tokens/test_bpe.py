@@ -8,11 +8,24 @@ import pytest
 from made_tokens import SMALL, SPEECH, random_stream, stream_of
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.tokens import TokenGeometry, TokenStream, sweep_rows, train_bpe, write_bpe
+from snac_pipeline.tokens import (
+    BpeSweep,
+    TokenGeometry,
+    TokenStream,
+    sweep_layouts,
+    sweep_rows,
+    train_bpe,
+    write_bpe,
+)
 
 BINARY = TokenGeometry((1, 2), 4, 0.1)
 COARSE = TokenGeometry((1,), 16, 0.1)
 ENGINES = ["sentencepiece", "huggingface"]
+
+
+def alone(report):
+    """A sweep of this layout alone."""
+    return BpeSweep((report,), report.table, report.recommendation)
 
 
 def of_words(words: np.ndarray, drawn: np.ndarray, utterances: int) -> TokenStream:
@@ -110,18 +123,20 @@ def test_a_sweep_is_one_training_and_judges_every_number_of_merges(tmp_path):
     stream = repetitive_stream()
     report = train_bpe(stream, merges=[40, 10, 20], resamples=50)
     assert report.sweep == [0, 10, 20, 40]
-    alone = train_bpe(stream, merges=[20], resamples=50)
-    assert alone.tokenizer.entries == report.tokenizer.first(20).entries
-    assert alone.value("bits_per_second") == report.value("bits_per_second", 20)
-    rows = sweep_rows(report)
+    twenty = train_bpe(stream, merges=[20], resamples=50)
+    assert twenty.tokenizer.entries == report.tokenizer.first(20).entries
+    assert twenty.value("bits_per_second") == report.value("bits_per_second", 20)
+    rows = sweep_rows(alone(report))
     assert [row["merges"] for row in rows] == [0, 10, 20, 40]
     ratios = [row["compression_ratio"] for row in rows]
     assert ratios[0] == 1 and ratios == sorted(ratios)
     assert report.training.seconds > 0 and report.encoded_ids_per_second() > 0
     assert report.training.megabytes is None or report.training.megabytes >= 0
-    write_bpe(tmp_path, report)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [f"merges-{n}" for n in (0, 10, 20, 40)]
-    assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "merges-40" / "tokenizer.json").read_bytes()
+    write_bpe(tmp_path, alone(report))
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == [f"merges-{n}" for n in (0, 10, 20, 40)]
+    assert (tmp_path / "tokenizer.json").read_bytes() == (
+        tmp_path / "frame" / "merges-40" / "tokenizer.json"
+    ).read_bytes()
     page = (tmp_path / "report.html").read_text()
     assert report.recommendation.text in page.replace("&#39;", "'") and "nan" not in page
     plot = (tmp_path / "bpe.png").read_bytes()
@@ -137,10 +152,64 @@ def test_tiny_corpora_report_fewer_merges_than_asked(speech_like):
 
 def test_without_bpe_every_id_is_a_token(speech_like, tmp_path):
     assert speech_like.recommendation.merges == 0
-    write_bpe(tmp_path, speech_like)
+    write_bpe(tmp_path, alone(speech_like))
     model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     assert (len(model["vocab"]), model["merges"]) == (28_672, [])
     assert (tmp_path / "recommendation.txt").read_text() == speech_like.recommendation.text + "\n"
+
+
+# layouts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layouts():
+    """Words of 16 ids over levels of a coarse frame each; `frame` puts what belongs together side by side."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 16, 6000)
+    middle = rng.integers(0, 16, 12_000)
+    fine = np.repeat(middle, 2) ^ np.where(rng.random(24_000) < 0.05, 1, 0)  # each says what its parent says
+    splits = ["train"] * 150 + ["val"] * 50
+    stream = stream_of(SMALL, [coarse, middle, fine], [30] * 200, splits)
+    names = ["level_offsets", "coarse_only", "parallel", "frame"]
+    return sweep_layouts(stream, layouts=names, merges=[], resamples=100)
+
+
+def test_without_merges_the_unigram_model_sees_no_difference_between_orders(layouts):
+    of = {report.layout.name: report for report in layouts.reports}
+    assert list(of) == ["level_offsets", "coarse_only", "parallel", "frame"]
+    assert of["frame"].value("bits_per_second") == pytest.approx(of["level_offsets"].value("bits_per_second"), rel=1e-9)
+    assert of["parallel"].value("bits_per_second") > 1.5 * of["frame"].value("bits_per_second"), "pays for repeats"
+    assert len({report.value("held_out_seconds") for report in layouts.reports}) == 1, "judged on the same speech"
+
+
+def test_another_layout_is_recommended_where_neighbours_tell_more(layouts, tmp_path):
+    advice = layouts.recommendation
+    assert (advice.layout, advice.merges) == ("frame", 0)
+    first, *further = advice.text.splitlines()
+    assert first == "use the layout frame without BPE."
+    assert further[0].startswith("Best in frame against best in level_offsets: -")
+    assert "coarse_only: not of the same levels as level_offsets, so bits cannot be compared." in further
+    assert [line.split(":")[0] for line in further[-4:]] == [f"In {report.layout.name}" for report in layouts.reports]
+    rows = layouts.table.filter(statistic="bits_per_second_bigram_layout_change")
+    assert set(rows["layout"]) == {"parallel", "frame"}
+    [change] = rows.filter(layout="frame").to_dicts()
+    bits = [layouts.of(name).value("bits_per_second_bigram") for name in ("frame", "level_offsets")]
+    assert change["value"] == pytest.approx(bits[0] - bits[1]) and change["low"] < change["value"] < change["high"] < 0
+    write_bpe(tmp_path, layouts)
+    page = (tmp_path / "report.html").read_text()
+    assert "Layout coarse_only" in page and "nan" not in page
+    assert json.loads((tmp_path / "alphabet.json").read_text())["layout"]["layout"] == "frame"
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {r.layout.name for r in layouts.reports}
+    assert [row["layout"] for row in sweep_rows(layouts)] == [report.layout.name for report in layouts.reports]
+
+
+def test_the_first_layout_stays_where_another_is_not_surely_better():
+    stream = random_stream(BINARY, 400, 40)
+    sweep = sweep_layouts(stream, layouts=["level_offsets", "frame"], merges=[8], resamples=50)
+    assert (sweep.recommendation.layout, sweep.best) == ("level_offsets", sweep.reports[0])
+    assert "Worth another layout is a fall of more than 1.0% over the whole interval." in sweep.recommendation.text
+    one = train_bpe(stream, layout="level_offsets", merges=[8], resamples=50)
+    assert one.table.equals(sweep.reports[0].table), "layouts do not touch each other"
 
 
 # little and bad input ------------------------------------------------------------------------------------------------
@@ -151,8 +220,9 @@ def test_without_bpe_every_id_is_a_token(speech_like, tmp_path):
 def test_one_frame_each_leaves_nothing_to_merge(engine, within):
     stream = stream_of(SMALL, [np.arange(2), np.arange(4), np.arange(8)], [1, 1], ["train", "val"])
     report = train_bpe(stream, merges=10, resamples=10, engine=engine, within=within)
+    where = {"utterance": "", "frame": " within a coarse frame", "level": " side by side within a level"}[within]
     assert report.recommendation.text == (
-        "do not use BPE: nothing was merged, no pair of ids occurs twice in the train sample."
+        f"do not use BPE: nothing was merged, no pair of ids occurs twice{where} in the train sample."
     )
     assert report.value("compression_ratio", 0) == 1
     assert report.table["value"].is_finite().all()
@@ -166,7 +236,7 @@ def test_all_ids_equal_gives_figures_and_no_nan(engine, tmp_path):
     assert report.value("compression_ratio") > 10
     assert report.value("bits_per_second", 0) < 0.05
     assert report.table["value"].is_finite().all()
-    write_bpe(tmp_path, report)
+    write_bpe(tmp_path, alone(report))
 
 
 def test_tokens_without_information_leave_nothing_to_save(tmp_path):
@@ -175,7 +245,7 @@ def test_tokens_without_information_leave_nothing_to_save(tmp_path):
     report = train_bpe(stream, layout="coarse_only", merges=3, resamples=20)
     assert report.recommendation.text.startswith("do not use BPE: the held-out tokens carry no bits at all")
     assert report.table["value"].is_finite().all()
-    write_bpe(tmp_path, report)
+    write_bpe(tmp_path, alone(report))
 
 
 def test_no_merge_crosses_an_utterance():
@@ -220,7 +290,7 @@ def test_one_held_out_utterance_is_no_evidence(tmp_path):
         == "do not use BPE: 50 merges were learned, but one held-out utterance is no evidence."
     )
     assert report.table["high"].null_count() == len(report.table)
-    write_bpe(tmp_path, report)
+    write_bpe(tmp_path, alone(report))
 
 
 def test_a_gain_too_small_to_carry_a_second_vocabulary_is_no_reason_for_bpe():
@@ -236,7 +306,7 @@ def test_a_gain_too_small_to_carry_a_second_vocabulary_is_no_reason_for_bpe():
 def test_the_same_input_gives_the_same_bytes(engine, tmp_path):
     for name in ("one", "two"):
         report = train_bpe(repetitive_stream(), merges=40, sample_tokens=5000, engine=engine, seed=4, resamples=50)
-        write_bpe(tmp_path / name, report)
+        write_bpe(tmp_path / name, alone(report))
     for file in ("tokenizer.json", "tokenizer.model", "alphabet.json", "bpe.parquet", "bpe.png", "recommendation.txt"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -246,8 +316,8 @@ def test_the_sample_is_whole_utterances_of_about_the_size_asked():
     assert report.value("train_tokens") == 4 * 40 * 7
     assert report.value("held_out_seconds") == pytest.approx(4 * 40 * 0.1)
     columns = ["layout", "engine", "within", "run_length", "merges", "statistic", "value", "low", "high"]
-    assert report.to_table().columns == columns
-    interval = report.to_table().filter(pl.col("statistic") == "compression_ratio").row(-1, named=True)
+    assert report.table.columns == columns
+    interval = report.table.filter(pl.col("statistic") == "compression_ratio").row(-1, named=True)
     assert interval["low"] <= interval["value"] <= interval["high"]
 
 

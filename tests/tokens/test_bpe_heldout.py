@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from made_tokens import SMALL, stream_of
 
+from snac_pipeline.tokens import LAYOUTS, make_layout
+from snac_pipeline.tokens.bpe_tokenizer import learn_merges
 from snac_pipeline.tokens.heldout import Tokens, fit_bigram, fit_unigram, resampled_sums
+from snac_pipeline.tokens.judging import encoded, entries_by_phase, flat_ids
 
 
 def one_phase(ids: np.ndarray, utterances: int = 1) -> Tokens:
@@ -38,6 +42,31 @@ def test_the_bigram_model_is_a_distribution_after_every_token(before):
     assert (2.0 ** -np.array(pairs)).sum() == pytest.approx(1)
     starts = [model.utterance_bits(one_phase(np.array([first]))) for first in range(5)]
     assert (2.0 ** -np.array(starts)).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("run_length", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_models_of_merged_tokens_are_distributions_whatever_came_before(layout, run_length):
+    """Of everything that can come next: the code lengths that tokenizers are compared by are those of real codes."""
+    made, rng = make_layout(layout, SMALL, 0), np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 3, (300, 7)).cumsum(1) % 16, rng.choice([1, 1, 2, 5], 300), axis=0)[:500]
+    stream = stream_of(SMALL, [frames[:, a:b].reshape(-1) for a, b in ((0, 1), (1, 3), (3, 7))], [25] * 20, ["a"] * 20)
+    bpe = learn_merges(made, *flat_ids(made, stream), 60, run_length=run_length)
+    tokens, starts_at = encoded(bpe, stream), entries_by_phase(bpe)
+    unigram = fit_unigram(tokens, starts_at)
+    model = fit_bigram(tokens, unigram)
+    assert (2.0**-unigram.bits * starts_at).sum(1) == pytest.approx(np.ones(len(made.slots)))
+    assert starts_at[tokens.phases, tokens.ids].all(), "what was seen was possible"
+    _, lengths = bpe.shapes()
+    for before in rng.choice(tokens.ids.size, 20):
+        first, phase = tokens.ids[before], tokens.phases[before]
+        after = (phase + lengths[first]) % len(made.slots)
+        total = 0.0
+        for following in np.flatnonzero(starts_at[after]):
+            pair = Tokens(np.array([first, following]), np.array([phase, after]), np.array([0, 1, 2]))
+            joined = Tokens(pair.ids, pair.phases, np.array([0, 2]))
+            total += 2.0 ** -(model.utterance_bits(joined)[0] - model.utterance_bits(pair)[0])
+        assert total == pytest.approx(1)
 
 
 def test_the_bigram_model_finds_a_chains_entropy_rate_and_the_unigram_model_its_marginal():

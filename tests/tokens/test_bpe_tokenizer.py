@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from made_tokens import SMALL, SPEECH
 from tokenizers import Tokenizer
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.tokens import Alphabet, TokenGeometry, make_layout
-from snac_pipeline.tokens.bpe_tokenizer import LONGEST_TEXT, BpeTokenizer, learn_merges
+from snac_pipeline.tokens import LAYOUTS, Alphabet, TokenGeometry, make_layout
+from snac_pipeline.tokens.bpe_tokenizer import LONGEST_TEXT, BpeTokenizer, Within, learn_merges
 from snac_pipeline.tokens.merging import ENGINES
 from snac_pipeline.tokens.run_length import LONGEST_RUN, collapse_runs, expand_runs
 
@@ -128,6 +129,44 @@ def test_sentencepiece_and_tokenizers_split_speech_alike(engine, tmp_path):
     assert entries.size < ids.size / 2
     for row, (start, stop) in enumerate(itertools.pairwise(offsets)):
         assert stock.encode(bpe.alphabet.text(ids[start:stop])) == entries[borders[row] : borders[row + 1]].tolist()
+
+
+EVERY_WAY = [
+    (layout, engine, within, run_length)
+    for layout, engine, within, run_length in itertools.product(LAYOUTS, ENGINES, get_args(Within), (False, True))
+    if (layout, within) != ("parallel", "frame")  # refused, see below
+]
+
+
+@pytest.mark.parametrize(("layout", "engine", "within", "run_length"), EVERY_WAY)
+def test_stock_files_of_every_way_lose_nothing_and_split_alike(layout, engine, within, run_length, tmp_path):
+    bpe, ids, offsets = learned(engine, layout, within=within, run_length=run_length)
+    bpe.save(tmp_path)
+    stock = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    other = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    entries, borders = bpe.encode(ids, offsets)
+    symbols, symbol_borders = bpe.symbols(ids, offsets)
+    for row, (start, stop) in enumerate(itertools.pairwise(borders)):
+        text = bpe.alphabet.text(symbols[symbol_borders[row] : symbol_borders[row + 1]])
+        mine = entries[start:stop].tolist()
+        assert stock.encode(text).ids == other.encode(text) == mine
+        assert stock.decode(mine) == other.decode(mine) == text
+        assert (bpe.decode(entries[start:stop]) == ids[offsets[row] : offsets[row + 1]]).all()
+    every = bpe.alphabet.characters
+    assert stock.decode(stock.encode(every).ids) == other.decode(other.encode(every)) == every
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "engine", "within", "run_length"), EVERY_WAY)
+def test_transformers_splits_every_way_alike(layout, engine, within, run_length, tmp_path):
+    from transformers import AutoTokenizer
+
+    bpe, ids, offsets = learned(engine, layout, within=within, run_length=run_length)
+    bpe.save(tmp_path)
+    stock = AutoTokenizer.from_pretrained(tmp_path)
+    text = bpe.alphabet.text(bpe.symbols(ids, offsets[[0, -1]])[0])
+    found = stock(text)["input_ids"]
+    assert found == bpe.encode(ids, offsets[[0, -1]])[0].tolist() and stock.decode(found) == text
 
 
 def test_both_engines_learn_nearly_the_same():

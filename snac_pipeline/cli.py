@@ -179,12 +179,14 @@ def _convert(options: argparse.Namespace, settings: Settings | None, on_event: O
 
     if options.json and options.to == "-":
         options.wrong_use("--json and `--to -` both want standard output")
+    if options.name == "generate" and options.codes is not None and options.seconds is not None:
+        options.wrong_use("--seconds goes with codes that are sampled; those of --codes say how long they are")
     wanted = [options.device] if options.device else settings.devices if settings else []
     model = SNAC.from_pretrained(options.model).to(find_devices(wanted)[0])
     given = vars(options)
     how = tool.Options(**{name: given[name] for name in tool.Options.__dataclass_fields__ if name in given})
     if options.name == "generate":
-        return tool.generate(model, options.codes, options.like, options.seconds, how, on_event)
+        return tool.generate(model, options.codes, options.like, options.seconds or 5.0, how, on_event)
     return getattr(tool, options.name)(model, options.inputs, how, on_event)
 
 
@@ -614,7 +616,10 @@ def _add_tool(add: Callable[..., argparse.ArgumentParser]) -> None:
         )
         command.add_argument("--seed", type=_seed, default=0, metavar="N", help="from 0; default: 0")
 
-    folder = "a folder, where paths are kept; or one file"
+    folder = (
+        "a folder, where an INPUT has the path that it has below the deepest folder that holds them all (and keeps its "
+        "extension where two would have one name: a.wav.parquet, a.flac.parquet); or one file"
+    )
     audio, codes = ["wav", "flac", "ogg"], ["parquet", "npz", "txt"]
     reconstruct = add_conversion(
         "reconstruct",
@@ -660,7 +665,7 @@ def _add_tool(add: Callable[..., argparse.ArgumentParser]) -> None:
     given = generate.add_mutually_exclusive_group()
     given.add_argument("--codes", metavar="FILE", help="decode these codes, - for standard input, instead of sampling")
     given.add_argument("--like", nargs="+", default=[], metavar="CODES", help="sample coarse frames of these codes")
-    generate.add_argument("--seconds", type=_positive_number, default=5.0, metavar="S", help="how long; default: 5")
+    generate.add_argument("--seconds", type=_positive_number, metavar="S", help="how long; default: 5")
     onnx = add(
         "onnx",
         _onnx,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_pipeline.codec import hub
+from snac_pipeline.codec.checks import check_audio, check_counter, check_length, check_levels
 from snac_pipeline.codec.heads import DoubleRateHead
 from snac_pipeline.codec.layers import DecoderBlock, EncoderBlock, LocalAttention, Snake, conv, masked
 from snac_pipeline.codec.noise import Noise, NoiseMode
@@ -156,7 +157,9 @@ class SNAC(nn.Module):
     # ---- audio -> codes ----------------------------------------------------------------------------------------
 
     def preprocess(self, audio_B1T: Tensor) -> Tensor:
-        """Zero-pad at the right to whole units of coarse frames."""
+        """Zero-pad at the right to whole units of coarse frames. Raises PipelineError for what is no (B, 1, T) audio in
+        the codec's type."""
+        check_audio(audio_B1T, self.encoder.block[0].bias.dtype)
         length = audio_B1T.shape[-1]
         return F.pad(audio_B1T, (0, self.spec.padded_length(length) - length))
 
@@ -164,7 +167,7 @@ class SNAC(nn.Module):
         """Codes of audio at sampling_rate: one int64 tensor (B, F * tokens_per_frame[k]) for each level.
 
         Items of a batch get the codes they would get alone when they have the same padded length and each is padded
-        with zeros to it, as `preprocess` does.
+        with zeros to it, as `preprocess` does. Raises PipelineError where that does.
         """
         return self.quantize(audio_B1T).codes
 
@@ -186,22 +189,26 @@ class SNAC(nn.Module):
     ) -> Tensor:
         """Audio (B, 1, T) of codes, one (B, n_k) integer tensor for each level.
 
-        length: samples of the original at sampling_rate; the output is cut to the same duration.
+        length: samples of the original at sampling_rate, no more than the codes have; the output is cut to the same
+        duration.
         output_rate: one of spec.output_rates (Hz); the first when None.
         noise, seed, start_frame: see codec.noise; start_frame is the crop's first coarse frame in its utterance.
-        Raises PipelineError for ragged or out-of-range codes and unknown rates.
+        Raises PipelineError for ragged or out-of-range codes, unknown rates, and arguments of another kind.
         """
         rate = self.spec.output_rate(output_rate)
+        latents = self.dequantize(codes)
+        check_length(length, held=latents.shape[-1] * self.spec.hop_length)
+        check_counter(seed, "seed", batch=len(latents))
+        check_counter(start_frame, "start_frame", batch=len(latents))
         start = torch.as_tensor(start_frame) * self.spec.vq_strides[0]
-        audio = self.synthesize(self.dequantize(codes), Noise(noise, seed, start), (rate,))[rate]
+        audio = self.synthesize(latents, Noise(noise, seed, start), (rate,))[rate]
         return audio if length is None else audio[..., : length * rate // self.spec.sampling_rate]
 
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
         """Latents (B, C, L) of codes; raises PipelineError for ragged levels and codes outside the codebook."""
+        check_levels(codes, self.spec)
         if self.spec.frames_of([level.shape[-1] for level in codes]) == 0:
             raise PipelineError("there are no codes to decode: every level has 0 frames")
-        if len({level.shape[0] for level in codes}) > 1:
-            raise PipelineError(f"the levels' batch sizes differ: {[level.shape[0] for level in codes]}")
         codes = [level.long() for level in codes]
         for k, level in enumerate(codes):
             if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < self.spec.codebook_size:
@@ -241,8 +248,7 @@ class SNAC(nn.Module):
 
     def forward(self, audio_B1T: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Reconstruct audio: (audio of the input's length, codes), with upstream's noise."""
-        length = audio_B1T.shape[-1]
         quantized = self.quantize(audio_B1T)
         rate = self.spec.output_rates[0]
         audio = self.synthesize(quantized.latents_BCL, Noise("upstream"), (rate,))[rate]
-        return audio[..., : length * rate // self.spec.sampling_rate], quantized.codes
+        return audio[..., : audio_B1T.shape[-1] * rate // self.spec.sampling_rate], quantized.codes

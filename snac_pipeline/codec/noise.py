@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from snac_pipeline.errors import PipelineError
+
 NoiseMode = Literal["upstream", "seeded", "off"]
 
 
@@ -29,7 +31,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.mode not in ("upstream", "seeded", "off"):
-            raise ValueError(f"noise mode {self.mode!r} is none of upstream, seeded, off")
+            raise PipelineError(f"noise mode {self.mode!r} is none of upstream, seeded, off")
 
     def draw(self, x_BCT: Tensor, block: int, samples_per_latent: int) -> Tensor | None:
         """Noise of shape (B, 1, T) for block number `block`, or None in mode `off`."""

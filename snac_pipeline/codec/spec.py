@@ -12,6 +12,7 @@ import json
 import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -235,7 +236,7 @@ class CodecSpec:
         if rate is not None and rate not in self.output_rates:
             rates = " and ".join(str(known) for known in self.output_rates)
             raise PipelineError(f"this codec decodes to {rates} Hz, not to {rate} Hz")
-        return rate or self.output_rates[0]
+        return self.output_rates[0 if rate is None else self.output_rates.index(rate)]
 
     def frames_of(self, token_counts: Sequence[int]) -> int:
         """Coarse frames that hold `token_counts` tokens per level.
@@ -259,7 +260,10 @@ class CodecSpec:
         return frames
 
     def segment_frames(self, seconds: float) -> int:
-        """Whole units of coarse frames nearest to `seconds`, at least one unit."""
+        """Whole units of coarse frames nearest to `seconds`, at least one unit. Raises PipelineError for seconds that
+        are no finite number from 0."""
+        if not isinstance(seconds, Real) or not 0 <= seconds < math.inf:
+            raise PipelineError(f"a duration is a number of seconds from 0, not {seconds!r}")
         unit = self.frame_seconds * self.alignment
         return max(1, round(seconds / unit)) * self.alignment
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snac_pipeline.codec.checks import check_audio, check_counter, check_length, check_levels
 from snac_pipeline.codec.model import SNAC
-from snac_pipeline.codec.noise import NoiseMode
+from snac_pipeline.codec.noise import Noise, NoiseMode
 from snac_pipeline.codec.spec import CodecSpec
 from snac_pipeline.errors import PipelineError
 
@@ -72,11 +73,17 @@ def encode_stream(
     `spec.encode_context` frames after it have arrived (see `latency`): with the published 24 kHz model after 1.28 s,
     15 frames; after 0.34 s, 4 frames, with chunk_seconds=0, at seven times the work.
     encode: what takes the place of `model.encode`, for another precision.
+    Raises PipelineError where `encode` does, and for blocks that cannot be joined.
     """
-    spec, device = model.spec, next(model.parameters()).device
-    chunk, context = spec.segment_frames(chunk_seconds), spec.encode_context
+    device = next(model.parameters()).device
     encode = encode or (lambda audio: model.encode(audio.to(device)))
-    audio = _Arriving()
+    return _encoded(model.spec, blocks, encode, model.spec.segment_frames(chunk_seconds))
+
+
+def _encoded(
+    spec: CodecSpec, blocks: Iterable[Tensor], encode: Callable[[Tensor], list[Tensor]], chunk: int
+) -> Iterator[list[Tensor]]:
+    audio, context = _Arriving(), spec.encode_context
 
     def encoded(stretch: Stretch) -> list[Tensor]:
         taken = audio.take(spec.samples(stretch.first), spec.samples(stretch.last))
@@ -87,8 +94,7 @@ def encode_stream(
     plan = stretches(None, chunk, context)
     stretch = next(plan)
     for block in blocks:
-        if block.shape[1:-1] != (1,):
-            raise PipelineError(f"audio comes in blocks (batch, 1, samples), not of shape {tuple(block.shape)}")
+        check_audio(block)
         audio.append(block)
         while audio.end >= spec.samples(stretch.last):
             yield encoded(stretch)
@@ -120,12 +126,15 @@ def decode_stream(
         raise PipelineError("noise `upstream` is drawn for a whole at once; a stream takes `seeded` or `off`")
     spec = model.spec
     rate = spec.output_rate(output_rate)
+    check_length(length)
+    check_counter(seed, "seed")
     limit = None if length is None else length * rate // spec.sampling_rate
-    return _cut(_decoded(model, codes, rate, noise, seed, spec.segment_frames(chunk_seconds)), limit)
+    chunks = _decoded(model, codes, length, rate, Noise(noise, seed), spec.segment_frames(chunk_seconds))
+    return _cut(chunks, limit)
 
 
 def _decoded(
-    model: SNAC, codes: Iterable[Sequence[Tensor]], rate: int, noise: NoiseMode, seed: int | Tensor, chunk: int
+    model: SNAC, codes: Iterable[Sequence[Tensor]], length: int | None, rate: int, noise: Noise, chunk: int
 ) -> Iterator[Tensor]:
     spec, context = model.spec, model.spec.decode_context
     device = next(model.parameters()).device
@@ -135,14 +144,13 @@ def _decoded(
         spans = [(stretch.first * n, stretch.last * n) for n in spec.tokens_per_frame]
         taken = [level.take(*span).to(device) for level, span in zip(levels, spans, strict=True)]
         with torch.no_grad():
-            audio = model.decode(taken, output_rate=rate, noise=noise, seed=seed, start_frame=stretch.first)
+            audio = model.decode(taken, output_rate=rate, noise=noise.mode, seed=noise.seed, start_frame=stretch.first)
         return audio[..., stretch.kept(spec.samples(1, rate))]
 
     plan = stretches(None, chunk, context)
     stretch = next(plan)
     for block in codes:
-        if len(block) != spec.levels:
-            raise PipelineError(f"{len(block)} levels of codes were given; this codec has {spec.levels}")
+        check_levels(block, spec)
         for level, tokens in zip(levels, block, strict=True):
             level.append(tokens)
         while all(level.end >= stretch.last * n for level, n in zip(levels, spec.tokens_per_frame, strict=True)):
@@ -151,6 +159,7 @@ def _decoded(
     frames = spec.frames_of([level.end for level in levels])
     if frames == 0:
         raise PipelineError("there are no codes to decode: every level has 0 frames")
+    check_length(length, held=spec.samples(frames))
     yield from (decoded(left) for left in stretches(frames, chunk, context) if left.start >= stretch.start)
 
 

@@ -6,8 +6,9 @@ the sample, and where they come from.
 parquet   one row for each channel, with the columns of a part of the code cache (which can be read too, an utterance a
           row) and name, channel, source_samples, source_rate
 npz       codes_0 .. codes_{K-1}, uint16 (channels, n_k), and a JSON text `about` with the rest
-text      lines `# key: value` (JSON values), then a line for each coarse frame, levels apart:  17 | 5 902 | 4 4 81 7
-          Another channel begins with the line `# channel`. Without the first lines it is taken for the model's own.
+text      lines `# key: value` (a field of `About`, JSON values), then a line for each coarse frame, levels apart:
+          17 | 5 902 | 4 4 81 7.  Another channel begins with the line `# channel`. Other lines with # are remarks.
+          Without the first lines it is taken for the model's own.
 """
 
 import json
@@ -267,15 +268,16 @@ def _read_text(path: str, name: str) -> Coded:
     known: dict[str, Any] = {"name": name}
     channels: list[list[list[int]]] = [[]]
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which breaks at what a name may hold, such as U+2028; some editors begin with a mark.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise PipelineError("no codes: neither parquet, npz nor text; give what `encode` wrote") from error
     for number, line in enumerate(lines, start=1):
-        if line.startswith("#"):
-            key, _, value = line.lstrip("# ").partition(":")
+        if line.lstrip().startswith("#"):
+            key, _, value = line.lstrip("# \t").partition(":")
             if key.strip() == "channel":
                 channels.append([])
-            elif value:
+            elif key.strip() in About.__dataclass_fields__:
                 known[key.strip()] = _json(value, number)
         elif line.strip():
             _add_frame(channels[-1], line, number)
@@ -291,7 +293,10 @@ def _json(value: str, number: int) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise PipelineError(f"line {number}: {value.strip()} is not a JSON value ({error})") from error
+        raise PipelineError(
+            f"line {number}: {value.strip()[:60]!r} is not a JSON value ({error}); text goes in double quotes, "
+            "and null is what is not known"
+        ) from error
 
 
 def _add_frame(levels: list[list[int]], line: str, number: int) -> None:

@@ -1,7 +1,8 @@
 """What a command line names: files, folders, globs and "-"; and where what is made of each goes.
 
 In: the arguments. Out: `Item`s with a source and a target. Below the output folder paths are kept as they are below the
-deepest folder that holds everything named.
+deepest folder that holds everything named, whether it is there or not: what an argument becomes depends on the others,
+never on what is found.
 """
 
 import contextlib
@@ -67,29 +68,28 @@ def find_items(arguments: Sequence[str], extensions: Collection[str], to: str) -
     roots = []
     for argument in arguments:
         files, root = _files(argument, extensions, to)
-        if root:
-            roots.append(os.path.abspath(root))
+        roots.append(os.path.abspath(root))
         if not files:
             found[argument] = _nothing(argument, extensions)
         for file in files:
             if (place := os.path.abspath(file)) not in known:
                 known.add(place)
                 found[file] = None
-    base = os.path.commonpath(roots) if roots else ""
+    base = os.path.commonpath(roots)
     return [
         Item(source, os.path.relpath(source, base) if problem is None else source, problem)
         for source, problem in found.items()
     ]
 
 
-def _files(argument: str, extensions: Collection[str], to: str) -> tuple[list[str], str | None]:
-    """The files of one argument, and the folder they are all in."""
+def _files(argument: str, extensions: Collection[str], to: str) -> tuple[list[str], str]:
+    """The files of one argument, and the folder that it says they are all in."""
     if os.path.isdir(argument):
         return list(_walk(argument, extensions, to)), argument
     if os.path.lexists(argument):
         return [argument], os.path.dirname(argument) or "."
     if not glob.has_magic(argument):
-        return [], None
+        return [], os.path.dirname(argument) or "."
     parts = Path(argument).parts
     fixed = parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))]
     matches = sorted(path for path in glob.glob(argument, recursive=True) if os.path.isfile(path))
@@ -120,11 +120,13 @@ def targets(items: Sequence[Item], to: str, extension: str, known: Collection[st
 
     to: STANDARD, a file (with one of the `known` extensions, for one item), or a folder. In a folder a file keeps its
     name with the new `extension`, and the old one before it where two would have one name: a.wav.txt and a.flac.txt.
+    Raises PipelineError for a place that cannot take the items.
     """
     if to == STANDARD:
         if len(items) != 1:
             raise PipelineError(f"`--to -`, standard output, takes one recording, not {len(items)}; give a folder")
         return [None]
+    _check_place(to, known)
     if is_file(to, known):
         if len(items) != 1:
             raise PipelineError(f"`--to {to}` is one file, for {len(items)} recordings; give a folder")
@@ -142,6 +144,20 @@ def targets(items: Sequence[Item], to: str, extension: str, known: Collection[st
 def is_file(to: str, known: Collection[str]) -> bool:
     """Whether `to` means one file and no folder."""
     return to != STANDARD and not os.path.isdir(to) and os.path.splitext(to)[1].lower() in known
+
+
+def _check_place(to: str, known: Collection[str]) -> None:
+    """That the folder which `to` is, or is in, is there or can be made."""
+    if not to:
+        raise PipelineError("`--to` is empty; give a folder, a file, or - for standard output")
+    place = Path(os.path.abspath(to))
+    folders = place.parents if is_file(to, known) else (place, *place.parents)
+    there = next(path for path in folders if os.path.lexists(path))
+    if not there.is_dir():
+        raise PipelineError(
+            f"`--to {to}`: {there} is a file and can be no folder; give another folder, or one file whose name ends in "
+            f"{', '.join(known)}"
+        )
 
 
 @contextlib.contextmanager

@@ -53,6 +53,27 @@ def test_what_is_written_is_what_is_read(tmp_path, model, form):
         np.testing.assert_array_equal(level, wanted)
 
 
+@pytest.mark.parametrize("name", ["a\u2028b\x85c\x0bd", 'a "b": c', "# channel", "\ufeffa"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_any_name_is_kept(tmp_path, form, name, model):
+    levels = [np.ones((2, n), np.uint16) for n in (1, 2, 4)]
+    about = About(name, "d" * 32, 2048, 24_000, 2048, 24_000, "f" * 16, "w" * 32, model.spec.to_dict())
+    write_codes(tmp_path / f"codes.{form}", Coded(levels, about))
+    [read] = read_codes(tmp_path / f"codes.{form}", "")
+    assert read.about == about and read.levels[0].shape == (2, 1)
+
+
+def test_remarks_and_what_editors_add_change_nothing(tmp_path):
+    plain = "# num_samples: 2000\n7 | 1 2 | 3 4 5 6\n# channel\n8 | 1 2 | 3 4 5 6\n"
+    remarked = "# my remark: hello\r\n#\r\n  # indented\r\n## note: {}\r\n# colour: 3\r\n" + plain.replace("\n", "\r\n")
+    (tmp_path / "plain.txt").write_text(plain)
+    (tmp_path / "remarked.txt").write_bytes(remarked.encode("utf-8-sig"))
+    [wanted], [read] = (read_codes(tmp_path / f"{name}.txt", "here") for name in ("plain", "remarked"))
+    assert read.about == wanted.about == About("here", num_samples=2000)
+    for level, other in zip(read.levels, wanted.levels, strict=True):
+        np.testing.assert_array_equal(level, other)
+
+
 def test_text_has_a_line_for_each_coarse_frame(run, here, model):
     write(here / "a.wav", 5000)
     assert run("encode", "a.wav", "--to", "a.txt").status == 0

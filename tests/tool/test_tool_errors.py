@@ -32,8 +32,10 @@ def sentence(said) -> str:
         (GOOD + "7 | 1 2\n", "line 2 has 2 levels, those before it 3"),
         (GOOD + "seven | 1 2 | 3 4 5 6\n", "line 2: 'seven | 1 2 | 3 4 5 6' is no line of codes"),
         (GOOD + "# channel\n7 | 1 2 | 3 4 5 6\n" + GOOD, "level 0 has another number of tokens in each channel"),
-        ("# num_samples: many\n" + GOOD, "line 1: many is not a JSON value"),
-        ("# colour: 3\n" + GOOD, "what it says about its codes is not understood"),
+        ("# num_samples: many\n" + GOOD, "line 1: 'many' is not a JSON value"),
+        ("# made by hand\n# name: a.wav\n" + GOOD, "line 2: 'a.wav' is not a JSON value"),
+        ("# name: a.wav\n" + GOOD, "text goes in double quotes, and null is what is not known"),
+        ("# Channel\n# channel\n" + GOOD, "no codes, or a channel without"),
         ("99999999999999999999999 | 1 2 | 3 4 5 6\n", "no codebook is so large"),
         ("# source_samples: 100\n" + GOOD, "source_samples and source_rate go together"),
         ("# source_samples: -5\n# source_rate: 24000\n" + GOOD, "source_samples is '-5'"),
@@ -167,12 +169,20 @@ def test_a_model_that_is_not_there(run, here, source):
         ("out.flac", ("--format", "wav"), "name two formats"),
         ("out.wav", ("--device", "cuda:99"), "device 'cuda:99' is not here"),
         ("/proc/out", (), "or `--to`"),
-        ("a.wav/out.wav", (), "or `--to`"),
+        ("a.wav/out.wav", (), "a.wav is a file and can be no folder; give another folder, or one file whose name ends"),
+        ("a.wav/out", (), "a.wav is a file and can be no folder; give another folder, or one file whose name ends"),
+        ("notes", (), "notes is a file and can be no folder; give another folder, or one file whose name ends in .wav"),
+        ("gone/deep", (), "gone is a file and can be no folder"),
+        ("", (), "`--to` is empty; give a folder, a file, or - for standard output"),
     ],
 )
 def test_a_place_or_device_that_cannot_be(run, here, to, more, words):
     write(here / "a.wav")
-    assert words in sentence(run("reconstruct", "a.wav", "--to", to, *more))
+    (here / "notes").write_text("mine")
+    (here / "gone").symlink_to("nowhere")
+    message = sentence(run("reconstruct", "a.wav", "--to", to, *more))
+    assert words in message and ("home" not in message or to == "/proc/out")
+    assert (here / "notes").read_text() == "mine"
 
 
 def test_many_into_one_file(run, here):
@@ -196,7 +206,7 @@ def test_a_batch_goes_on_with_the_rest_and_lists_what_failed(run, here):
     assert first == "3 of 6 failed; the other 3 are done:"
     assert [re.match(r"  (in/\S+|there)", line).group(1) for line in listed] == ["in/b.flac:", "in/z.mp3:", "there"]
     made = sorted(str(file.relative_to(here / "out")) for file in (here / "out").rglob("*") if file.is_file())
-    assert made == ["in/a.wav", "in/c.wav", "in/deep/d.wav"] or made == ["a.wav", "c.wav", "deep/d.wav"]
+    assert made == ["in/a.wav", "in/c.wav", "in/deep/d.wav"]
     as_json = run("reconstruct", "in", "--to", "out", "--json")
     assert as_json.status == 2 and as_json.err == ""
     assert json.loads(as_json.out.splitlines()[-1])["message"].startswith("2 of 5 failed")
@@ -209,6 +219,13 @@ def test_a_broken_codes_file_among_good_ones(run, here):
     said = run("decode", "a.txt", "b.txt", "c.txt", "--to", "out")
     assert said.status == 2 and said.error.splitlines()[1].startswith("  b.txt: codes of level 2 span 3..99")
     assert sorted(file.name for file in (here / "out").iterdir()) == ["a.wav", "c.wav"]
+
+
+def test_seconds_are_for_codes_that_are_sampled(run, here):
+    (here / "a.txt").write_text(GOOD)
+    said = run("generate", "--codes", "a.txt", "--seconds", 3, "--to", "b.wav")
+    assert said.status == 2 and "those of --codes say how long they are" in said.err
+    assert not (here / "b.wav").exists()
 
 
 def test_files_that_are_like_others_of_the_codes_are_told_by_name(run, here):

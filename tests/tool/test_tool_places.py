@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,16 @@ def touch(folder, *names):
 def test_paths_are_kept_below_the_folder_that_holds_everything_named(here, arguments, wanted):
     touch(here, "in/a.wav", "in/deep/b.flac", "in/deep/deeper/c.wav", "in/notes.txt", "in/.tmp-1.wav", "more/a.wav")
     assert [item.relative for item in find_items(arguments, AUDIO, "out")] == wanted
+
+
+@pytest.mark.parametrize("gone", ["in/a.wav", "more/a.wav", "in/deep"])
+def test_where_output_goes_does_not_depend_on_what_is_there(here, gone):
+    named = ["in/a.wav", "more/a.wav", "in/deep", "more/*.flac"]
+    touch(here, "in/a.wav", "in/deep/b.wav", "more/a.wav", "more/c.flac")
+    before = {item.source: item.relative for item in find_items(named, AUDIO, "out")}
+    shutil.rmtree(here / gone) if (here / gone).is_dir() else (here / gone).unlink()
+    after = {item.source: item.relative for item in find_items(named, AUDIO, "out") if not item.problem}
+    assert len(after) == 3 and after.items() < before.items()
 
 
 def test_the_output_folder_is_no_input(here):

@@ -1,6 +1,6 @@
 """Asset of the group `evaluation`: base and fine-tuned decoders on the same held-out codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,6 +12,8 @@ CHECK = "not_worse_than_base"
 FINITE, ENOUGH = "all_values_finite", "enough_utterances"
 LEAST_UTTERANCES = 6
 """With fewer, not even wins on all of them would be significant at 5 %."""
+PICTURES = ("differences", "curves", "spectrograms")
+TABLES = ("table", "missing", "codebook", "sounds")
 
 
 def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
@@ -28,8 +30,9 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
             dg.AssetCheckSpec(
                 CHECK,
                 asset="evaluation",
-                description="No fine-tuned decoder is surely worse than the base codec in the headline metric, where "
-                "lower is better: the 95 % interval of the difference does not lie above 0.",
+                description="No fine-tuned decoder is surely worse than the base codec in the headline metric "
+                "(`evaluation.headline`): the 95 % interval of the difference does not lie on the worse side of 0. It "
+                f"does not pass where that cannot be judged, with fewer than {LEAST_UTTERANCES} utterances to compare.",
             ),
             dg.AssetCheckSpec(
                 FINITE, asset="evaluation", description="No decoder and no metric gave a number that is not finite."
@@ -44,35 +47,85 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
     )
     def evaluation(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         result = pipeline.run(context, "evaluate")
-        metric = result["headline_metric"]
-        compared = {
-            row["model"]: row for row in result["table"] if row["metric"] == metric and row["difference"] is not None
-        }
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]),
-            metadata={
-                **shown(result, paths=["folder", "report"], hide=["table", "not_finite"]),
-                **{f"{metric}_change_{model}": row["difference"] for model, row in compared.items()},
-                "table": dg.MetadataValue.table([dg.TableRecord(row) for row in result["table"]]),
-            },
-            check_results=[_not_worse(compared), _finite(result["not_finite"]), _enough(result["measured"])],
+            metadata=metadata_of(result),
+            check_results=[not_worse(result), _finite(result["not_finite"]), _enough(result["measured"])],
         )
 
     return [evaluation]
 
 
-def _not_worse(compared: dict[str, dict[str, Any]]) -> dg.AssetCheckResult:
-    worse = [model for model, row in compared.items() if row["low"] > 0]
+def metadata_of(result: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """All that the report says, as what the UI shows: sentences, tables, pictures, and sounds by their place."""
+    rewritten = ("headlines", "notes", "not_run", "worst", "versions", "command", "not_finite", "crashed")
+    changes = {
+        f"{row['metric']}_change_{row['model']}": dg.MetadataValue.float(row["difference"])
+        for row in _compared(result)
+        if row["difference"] is not None
+    }
+    return {
+        "headlines": _bullets(result["headlines"]),
+        "notes": _bullets(result["notes"]),
+        **shown(
+            {name: value for name, value in result.items() if name not in TABLES or value},
+            paths=["folder", "report"],
+            pictures=PICTURES,
+            tables=TABLES,
+            hide=rewritten,
+        ),
+        **changes,
+        **{f"worst {model}": _table(rows) for model, rows in result["worst"].items() if rows},
+        "not_run": _named("metric", result["not_run"]),
+        "versions": _named("of", result["versions"]),
+        "command": dg.MetadataValue.md(f"```\n{result['command']}\n```"),
+    }
+
+
+def _compared(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the headline metric that compare a decoder with the base."""
+    metric = result["headline_metric"]
+    return [row for row in result["table"] if row["metric"] == metric and row["baseline"] is not None]
+
+
+def _bullets(sentences: Sequence[str]) -> dg.MetadataValue:
+    return dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences) or "none")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+
+
+def _named(column: str, values: Mapping[str, str]) -> dg.MetadataValue:
+    """Two columns; the word "none" where there is nothing."""
+    rows = [{column: name, "value": value} for name, value in values.items()]
+    return _table(rows) if rows else dg.MetadataValue.text("none")
+
+
+def not_worse(result: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """Whether no decoder is worse than the base, by the verdicts; what was not judged does not pass either."""
+    compared = _compared(result)
+    worse = [row["model"] for row in compared if row["verdict"] == "worse"]
+    unjudged = [f"{row['model']} ({row['pairs']} utterances)" for row in compared if row["verdict"] == "too few"]
+    words = [f"worse than the base codec: {', '.join(worse)}"] if worse else []
+    if unjudged:
+        words.append(f"could not be judged, which takes {LEAST_UTTERANCES} utterances: {', '.join(unjudged)}")
+    if not compared:
+        words.append("could not be judged: no decoder is trained")
     return dg.AssetCheckResult(
         check_name=CHECK,
-        passed=not worse,
+        passed=not words,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"worse than the base codec: {', '.join(worse)}" if worse else None,
-        metadata={
-            model: f"{row['difference']:+.3f} dB ({row['low']:+.3f} to {row['high']:+.3f}), {row['pairs']} utterances"
-            for model, row in compared.items()
-        },
+        description="; ".join(words) or None,
+        metadata={row["model"]: _difference(row, result["headline_unit"]) for row in compared},
     )
+
+
+def _difference(row: Mapping[str, Any], unit: str) -> str:
+    if row["difference"] is None:
+        return "no utterance has values of both"
+    interval = f"{row['difference']:+.3f} {unit}".rstrip() + f" ({row['low']:+.3f} to {row['high']:+.3f})"
+    return f"{interval}, {row['pairs']} utterances: {row['verdict']}"
 
 
 def _finite(not_finite: list[str]) -> dg.AssetCheckResult:

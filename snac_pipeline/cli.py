@@ -21,7 +21,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from snac_pipeline.errors import PipelineError, ProcessLost
-from snac_pipeline.settings import SETTINGS_VARIABLE, LayoutName, Settings, load_settings, settings_path
+from snac_pipeline.settings import (
+    SETTINGS_VARIABLE,
+    LayoutName,
+    Settings,
+    load_settings,
+    naming_words,
+    settings_path,
+)
 
 MODEL_HELP = "a codec's folder, a training run's, or a hub id"
 
@@ -267,9 +274,11 @@ def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
 def _evaluate(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.evaluation import evaluate
 
-    result = evaluate(settings, on_event)
-    if not options.json:  # a row for each decoder and metric, which the report shows
-        del result["table"]
+    command = " ".join(["snac-pipeline", "evaluate", *naming_words(options.settings)])
+    result = evaluate(settings, on_event, command)
+    if not options.json:  # what the report shows in tables
+        for name in ("table", "worst", "missing", "codebook", "versions", "sounds"):
+            del result[name]
     return result
 
 

@@ -77,6 +77,7 @@ def summary(settings: Settings) -> dict[str, Any]:
     rows = [row for row in evaluation["table"] if row["metric"] == evaluation["headline_metric"]]
     columns = ("model", "sample_rate", "mean", "baseline_mean", "difference", "low", "high", "verdict")
     return {
+        "headline": {key: evaluation[f"headline_{key}"] for key in ("metric", "label", "unit", "higher_is_better")},
         "decoders": [{key: row[key] for key in columns} for row in rows],
         "resampled_references": any(row["resampled"] for row in rows),
         "utterances": evaluation["utterances"],
@@ -97,10 +98,13 @@ def print_summary(figures: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     table = Table(title=f"Held-out speech: {figures['utterances']} utterances of speakers that training never heard")
     table.add_column("decoder")
-    for name in ("rate", "mel distance", "improvement", "95 % interval"):
+    headline = figures["headline"]
+    metric = f"{headline['label']}, {headline['unit']}" if headline["unit"] else headline["label"]
+    for name in ("rate", metric, "improvement", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in figures["decoders"]:
-        table.add_row(row["model"], f"{row['sample_rate'] / 1000:g} kHz", f"{row['mean']:.3f}", *_improvement(row))
+        mean = "" if row["mean"] is None else f"{row['mean']:.3f}"
+        table.add_row(row["model"], f"{row['sample_rate'] / 1000:g} kHz", mean, *_improvement(row, headline))
     console.print(table)
     if figures["resampled_references"]:
         console.print("48 kHz rows: the recordings have a lower rate and were resampled to be compared with.")
@@ -113,9 +117,15 @@ def print_summary(figures: dict[str, Any]) -> None:
     console.print(f"codes   {figures['codes']}", soft_wrap=True)
 
 
-def _improvement(row: dict[str, Any]) -> tuple[str, str]:
-    """How much nearer to the recordings than the base codec at the same rate, in percent of its distance."""
+def _improvement(row: dict[str, Any], headline: dict[str, Any]) -> tuple[str, str]:
+    """How much better than the base codec at the same rate: a distance in percent of the base's, which has a zero; what
+    is better when it is higher in its own unit."""
     if row["difference"] is None:
         return "", ""
-    mean, low, high = (-100 * row[key] / row["baseline_mean"] for key in ("difference", "high", "low"))
+    ends = ("low", "high") if headline["higher_is_better"] else ("high", "low")
+    mean, low, high = (row[key] for key in ("difference", *ends))
+    if headline["higher_is_better"] or row["baseline_mean"] <= 0:
+        sign = 1 if headline["higher_is_better"] else -1
+        return f"{sign * mean:+.3f}", f"{sign * low:+.3f} .. {sign * high:+.3f}"
+    mean, low, high = (-100 * value / row["baseline_mean"] for value in (mean, low, high))
     return f"{mean:+.1f} %", f"{low:+.1f} .. {high:+.1f} %"

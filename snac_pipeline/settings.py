@@ -6,6 +6,7 @@ folder of the file.
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -32,6 +33,13 @@ LayoutName = Literal["frame", "level_offsets", "coarse_only", "parallel"]
 
 Deduplicate = Literal["none", "identical", "coarse"]
 """See tokens/sequences.py."""
+
+MetricName = Literal[
+    "mel_distance", "stft_distance", "log_spectral_distance", "log_spectral_distance_high", "si_sdr", "l1",
+    "magnitude_loss", "log_magnitude_loss", "mel_loss", "pesq_wb", "estoi", "f0_rmse", "voicing_error",
+    "loudness_difference",
+]  # fmt: skip
+"""See evaluation/registry.py."""
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -203,7 +211,7 @@ class ScorerSettings(Section):
     """A .pt file (TorchScript) or an .onnx file, which needs the extra `onnx`."""
     sample_rate: int = pydantic.Field(16_000, ge=8000)
     """Hz of the speech that it takes."""
-    seconds: float | None = pydantic.Field(None, gt=0)
+    seconds: float | None = pydantic.Field(None, ge=0.1)
     """Length that it is made for, e.g. 9.01 for DNSMOS; null: any."""
     output: int = pydantic.Field(0, ge=0)
     """Which of its numbers is the score."""
@@ -213,6 +221,8 @@ class ScorerSettings(Section):
 class EvaluationSettings(Section):
     """What is compared on the held-out utterances."""
 
+    headline: str = "mel_distance"
+    """The metric that claims, the check and the order of examples go by: of MetricName, or one of your own models."""
     limit: int | None = pydantic.Field(200, ge=1)
     """Held-out utterances at most (a fixed sample); null: all."""
     max_seconds: float = pydantic.Field(20.0, gt=0)
@@ -223,6 +233,17 @@ class EvaluationSettings(Section):
     """Predictors of opinion scores by name (utmos, dnsmos, ...), from files of one's own; nothing is downloaded."""
     recogniser: Path | None = None
     """Folder of a transformers model for speech recognition, for word error rates; needs the extra `asr`."""
+
+    @pydantic.model_validator(mode="after")
+    def _known_headline(self) -> "EvaluationSettings":
+        own = [*self.scorers, *(["word_error_rate"] if self.recogniser else [])]
+        known = [*get_args(MetricName), *own]
+        if self.headline not in known:
+            raise ValueError(
+                f"`headline`: there is no metric {self.headline!r}; it is one of {', '.join(known)}, or the name of "
+                "a model that `scorers` has, or word_error_rate with a `recogniser`"
+            )
+        return self
 
 
 TokenResult = Literal["statistics", "sequences", "bpe"]
@@ -310,6 +331,19 @@ def _divided(corpora: dict[str, CorpusSettings]) -> dict[str, CorpusSettings]:
 def settings_path(path: str | Path | None = None) -> Path:
     """The settings file in use: `path`, else $SNAC_PIPELINE_SETTINGS, else ./pipeline.yaml."""
     return Path(path or os.environ.get(SETTINGS_VARIABLE) or "pipeline.yaml")
+
+
+def naming_words(path: str | Path | None = None) -> list[str]:
+    """How the settings file in use is named on a command line: not at all where it is ./pipeline.yaml, else by its
+    place below the current folder or the user's own, where it is in one of them."""
+    file = settings_path(path).absolute()
+    if file == Path.cwd() / "pipeline.yaml":
+        return []
+    if file.is_relative_to(Path.cwd()):
+        return ["--settings", shlex.quote(str(file.relative_to(Path.cwd())))]
+    if file.is_relative_to(Path.home()):
+        return ["--settings", f"~/{shlex.quote(str(file.relative_to(Path.home())))}"]
+    return ["--settings", shlex.quote(str(file))]
 
 
 def load_settings(path: str | Path | None = None) -> Settings:

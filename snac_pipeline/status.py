@@ -14,7 +14,7 @@ from snac_pipeline.training.run_lock import is_running
 
 
 def home_status(settings: Settings) -> dict[str, Any]:
-    """Rows of the manifests, splits and parts, and every run with how far it is."""
+    """Rows of the manifests, splits and parts, every run with how far it is, and what the newest evaluation says."""
     home = settings.home
     return {
         "home": str(home),
@@ -25,6 +25,7 @@ def home_status(settings: Settings) -> dict[str, Any]:
             for folder in sorted((home / "codes").glob("*"))
         },
         "runs": {folder.name: _run(folder) for folder in sorted((home / "runs").glob("*-*"))},
+        "evaluation": _newest_evaluation(home),
     }
 
 
@@ -47,6 +48,16 @@ def run_line(run: dict[str, Any]) -> str:
     elif run["state"] == "begun":
         words.append(f"to be resumed from {run['last_checkpoint']}" if run["last_checkpoint"] else "no checkpoint yet")
     return ", ".join(words)
+
+
+def _newest_evaluation(home: Path) -> dict[str, Any] | None:
+    """The last that was finished, or reported on again: its folder, the metric it goes by, and its claims."""
+    files = sorted((home / "evaluation").glob("*/result.json"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        return None
+    result = read_json(files[-1])
+    told = ("utterances", "headline_metric", "headlines")
+    return {"folder": files[-1].parent.name, **{name: result[name] for name in told}}
 
 
 def _rows(file: Path) -> int:

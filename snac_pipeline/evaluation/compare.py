@@ -1,7 +1,8 @@
 """Decode the same codes with every contestant and measure each against the same reference.
 
 In: codec folders (base first) and held-out utterances with their codes. Out: one row per utterance, contestant and
-metric. One utterance is in memory at a time; the same codes, noise and reference serve every contestant of a rate.
+metric; and of the codes, which are the same for all, one per utterance and figure, under the base. One utterance is in
+memory at a time; the same codes, noise and reference serve every contestant of a rate.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +15,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from snac_pipeline.codec import SNAC, double_rate
+from snac_pipeline.codec import SNAC, CodecSpec, double_rate
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.corpus.decoding import open_stream
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.evaluation.registry import METRICS, Measurement, Metric, measure
+from snac_pipeline.evaluation.codebook import code_metric_names, code_metrics, used_codes
+from snac_pipeline.evaluation.registry import METRICS, Measurement, Metric, measure, measurement
 
 SCHEMA = {
     "utterance": pl.String,
@@ -158,7 +160,7 @@ class Stage:
     def render(self, utterance: Utterance) -> list[Rendition]:
         """Every contestant's rendition of one utterance, in order. Raises PipelineError for unusable audio or codes."""
         frames = self.spec.frames_of([len(level) for level in utterance.codes])
-        kept = frames if self.max_seconds is None else min(frames, self.spec.segment_frames(self.max_seconds))
+        kept = self.spec.frames_of([len(level) for level in self.used_codes(utterance)])
         codes = self._codes(utterance, min(frames, kept + self.context))
         file_rate = native_rate(utterance.path)
         references: dict[int, np.ndarray] = {}
@@ -203,26 +205,57 @@ class Stage:
         audio = self.models[folder].decode(codes, output_rate=rate, noise=self.noise, seed=self.seed)
         return audio[0, 0].float().cpu().numpy()
 
-    def seconds_of(self, utterance: Utterance) -> float:
-        """How much of an utterance is used, in whole coarse frames."""
-        frames = len(utterance.codes[0]) / self.spec.tokens_per_frame[0] * self.spec.frame_seconds
-        return frames if self.max_seconds is None else min(frames, self.max_seconds)
+    def used_codes(self, utterance: Utterance) -> list[np.ndarray]:
+        """The codes of what is compared."""
+        return used_codes(utterance.codes, self.spec, self.max_seconds)
 
-    def measure(self, utterance: Utterance, metrics: Sequence[Metric] = METRICS) -> list[tuple]:
+    def measure(self, utterance: Utterance, metrics: Sequence[Metric] = METRICS) -> "MeasuredUtterance":
         """Rows of SCHEMA of one utterance; an unusable utterance has null values with the reason."""
         try:
             renditions = self.render(utterance)
         except PipelineError as error:
-            return [
-                (utterance.digest, contestant.name, contestant.output_rate, metric.name, None, str(error), None)
-                for contestant in self.contestants
-                for metric in metrics
-            ]
-        return [
+            rows = rows_without_values(utterance.digest, self.contestants, metrics, self.spec, str(error))
+            return MeasuredUtterance(rows, 0.0)
+        rows = [
             (utterance.digest, r.contestant.name, r.contestant.output_rate, metric.name, *r.measure(metric), r.note)
             for r in renditions
             for metric in metrics
         ]
+        base = renditions[0]
+        seconds = len(base.reference_T) / base.contestant.output_rate
+        codes = self.used_codes(utterance)
+        rows += [
+            (utterance.digest, base.contestant.name, base.contestant.output_rate, metric.name,
+             *measurement(metric.function, codes, seconds), None)
+            for metric in code_metrics(self.spec)
+        ]  # fmt: skip
+        return MeasuredUtterance(rows, seconds)
+
+
+class MeasuredUtterance(NamedTuple):
+    """Rows of SCHEMA, and the seconds of the recording that they are of: 0 for what could not be used."""
+
+    rows: list[tuple]
+    seconds: float
+
+
+def kinds_of_rows(
+    contestants: Sequence[Contestant], metrics: Sequence[Metric], spec: CodecSpec
+) -> list[tuple[str, int, str]]:
+    """Model, its output rate and metric of every row that one utterance has, in order. Figures of the codes, which are
+    the same for all decoders of a codec, stand once, under the first contestant, the base."""
+    contestants = with_baselines(contestants)
+    return [
+        *((contestant.name, contestant.output_rate, metric.name) for contestant in contestants for metric in metrics),
+        *((contestants[0].name, contestants[0].output_rate, name) for name in code_metric_names(spec)),
+    ]
+
+
+def rows_without_values(
+    digest: str, contestants: Sequence[Contestant], metrics: Sequence[Metric], spec: CodecSpec, reason: str
+) -> list[tuple]:
+    """Rows of SCHEMA of an utterance that cannot be measured."""
+    return [(digest, *kind, None, reason, None) for kind in kinds_of_rows(contestants, metrics, spec)]
 
 
 def compare(
@@ -246,7 +279,7 @@ def compare(
     stage = Stage(contestants, device=device, noise=noise, seed=seed, max_seconds=max_seconds)
     rows: list[tuple] = []
     for done, utterance in enumerate(islice(utterances, limit), start=1):
-        rows += stage.measure(utterance, metrics)
+        rows += stage.measure(utterance, metrics).rows
         progress(done)
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 

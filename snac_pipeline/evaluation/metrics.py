@@ -26,6 +26,7 @@ STFT_SIZES_WIDE = (*STFT_SIZES, 8192)
 LSD_SIZE = 2048
 MEL_BANDS = 80
 HIGH_BAND = 12_000
+LEAKAGE_BINS = 4  # 100 Hz at 48 kHz: what is below 12 kHz shows so far above it through the window
 ESTOI_SECONDS = 0.4  # 30 frames of 25.6 ms every 12.8 ms
 PESQ_RATE = 16_000
 PESQ_SECONDS = 30.0
@@ -97,10 +98,18 @@ def log_spectral_distance(reference: np.ndarray, estimate: np.ndarray, sample_ra
 
 
 def log_spectral_distance_high(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """The log-spectral distance over the bins from 12 kHz up, in dB; lower is better. What a 48 kHz head adds."""
+    """The log-spectral distance over the bins from 12 kHz up, in dB; lower is better. What a 48 kHz head adds.
+
+    Not defined where the reference is below the floor there, as one that is resampled from 24 kHz or less: no estimate
+    is the right one then.
+    """
     if sample_rate <= 2 * HIGH_BAND:
         raise Undefined("nothing above 12 kHz at this rate")
-    return _log_spectral_distance(reference, estimate, first_bin=int(np.ceil(HIGH_BAND * LSD_SIZE / sample_rate)))
+    _require_length(reference, LSD_SIZE)
+    first_bin = int(np.ceil(HIGH_BAND * LSD_SIZE / sample_rate))
+    if not (_power(reference, LSD_SIZE)[first_bin + LEAKAGE_BINS :, 2:-2] > FLOOR).any():  # without the mirrored ends
+        raise Undefined("nothing above 12 kHz in the reference")
+    return _log_spectral_distance(reference, estimate, first_bin=first_bin)
 
 
 def estoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

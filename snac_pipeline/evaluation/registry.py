@@ -8,7 +8,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,9 +62,9 @@ class Metric:
         return f" {self.unit}" if self.unit else ""
 
     def format(self, value: float, sign: bool = False) -> str:
-        """`value` with the metric's decimals and a true minus sign."""
+        """`value` with the metric's decimals and a true minus sign; without a sign what rounds to zero."""
         text = f"{value:{'+' if sign else ''}.{self.digits}f}"
-        return text.replace("-", "\N{MINUS SIGN}")
+        return text.replace("-", "\N{MINUS SIGN}") if text.strip("+-0.") else text.lstrip("+-")
 
 
 class Measurement(NamedTuple):
@@ -91,7 +91,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("magnitude_loss", "Magnitude loss", metrics.magnitude_loss, False, "", 4),
     Metric("log_magnitude_loss", "Log-magnitude loss", metrics.log_magnitude_loss, False, "", 3),
     Metric("mel_loss", "Mel loss", metrics.mel_loss, False, "", 3),
-    Metric("pesq_wb", "PESQ-WB", metrics.pesq_wb, True, "MOS", 2, "pesq"),
+    Metric("pesq_wb", "PESQ-WB", metrics.pesq_wb, True, "MOS", 3, "pesq"),
     Metric("estoi", "ESTOI", metrics.estoi, True, "", 3, "pystoi"),
     Metric("f0_rmse", "F0 RMSE", metrics.f0_rmse, False, "cents", 1, "pyworld"),
     Metric("voicing_error", "Voicing error", metrics.voicing_error, False, "%", 1, "pyworld"),
@@ -130,8 +130,13 @@ def measure(metric: Metric, reference: np.ndarray, estimate: np.ndarray, sample_
         return Measurement(None, "empty")
     if not (np.isfinite(reference).all() and np.isfinite(estimate).all()):
         return Measurement(None, f"{NOT_FINITE} samples")
+    return measurement(metric.function, reference, estimate, sample_rate)
+
+
+def measurement(function: Callable[..., float], *arguments: Any) -> Measurement:
+    """What a function gives, or why it gives nothing."""
     try:
-        value = metric.function(reference, estimate, sample_rate)
+        value = function(*arguments)
     except Undefined as undefined:
         return Measurement(None, str(undefined))
     return Measurement(value, None) if np.isfinite(value) else Measurement(None, f"{NOT_FINITE} result")

@@ -1,4 +1,4 @@
-"""The evaluation as files: metrics.parquet, summary.json and report.html, one folder that appears whole.
+"""The evaluation as files: summary.json, report.html, and the page's pictures and sounds by themselves.
 
 In: the tables of `compare` and `summarise`, and what the report says round them. The page needs nothing but itself.
 """
@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 
 from snac_pipeline.evaluation import figures
+from snac_pipeline.evaluation.codebook import CodeMetric
 from snac_pipeline.evaluation.compare import RESAMPLED
-from snac_pipeline.evaluation.listening import Example
+from snac_pipeline.evaluation.listening import Clip, Example
 from snac_pipeline.evaluation.registry import METRICS, NOT_RUN, Metric
 from snac_pipeline.evaluation.summary import (
     HEADLINE_METRIC,
@@ -21,11 +22,14 @@ from snac_pipeline.evaluation.summary import (
     missing_values,
     worst_utterances,
 )
-from snac_pipeline.files import atomic_folder, write_json, write_parquet, write_text
+from snac_pipeline.files import atomic_folder, make_folder, write_json, write_text
 from snac_pipeline.page import flattened, render_page
 
 TEMPLATE = "report.html.j2"
-REPORT_FILE = "report.html"
+REPORT_FILE, SUMMARY_FILE, SOUNDS = "report.html", "summary.json", "sounds"
+PICTURES = ("differences", "curves", "spectrograms")
+"""PNG files for where the page does not go, each under 50 kB for some decoders and a dozen metrics."""
+THUMBNAILS = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class ReportContext:
     command: what to type to get this report again. versions: data, recipe and code versions, values or nested
     mappings. curves: model -> rows of step, loss, val. codebook: table of `codebook_use`. notes: sentences for the
     reader's attention, beside those that the tables themselves give. paths: digest -> what a reader knows it by.
+    hours_an_hour: how fast it was measured. speakers: how many the utterances are by.
     """
 
     command: str
@@ -46,36 +51,94 @@ class ReportContext:
     curves: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     codebook: pl.DataFrame | None = None
+    code_metrics: Sequence[CodeMetric] = ()
+    hours_an_hour: float | None = None
+    speakers: int | None = None
     notes: Sequence[str] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def headline(self) -> Metric:
+        """The metric that claims go by."""
+        return next(metric for metric in self.registry if metric.name == self.headline_metric)
 
-def write_evaluation(folder: Path, metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> Path:
-    """Write metrics.parquet, summary.json and REPORT_FILE as one folder, in the place of what was there.
 
-    Returns the path of the report.
+def write_report(folder: Path, metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> dict[str, Any]:
+    """Write the report into `folder`, each file whole, in place of what was there; what it says, as `summary_facts`.
+
+    Beside SUMMARY_FILE and REPORT_FILE: SOUNDS, a folder of the examples' clips; and those of PICTURES, as <name>.png,
+    that there is something to draw for. `sounds` and `pictures` of the facts name them, from `folder`.
     """
-    facts = summary_facts(metrics, summary, context)
-    page = render_report(metrics, summary, context)
-    with atomic_folder(folder) as temporary:
-        write_parquet(temporary / "metrics.parquet", metrics.to_arrow())
-        write_json(temporary / "summary.json", facts)
-        write_text(temporary / REPORT_FILE, page)
-    return folder / REPORT_FILE
+    make_folder(folder)
+    pictures = _draw(folder, metrics, summary, context)
+    with atomic_folder(folder / SOUNDS) as temporary:
+        sounds = [_sound(temporary, number, example, clip, context)
+                  for number, example in enumerate(context.examples, start=1) for clip in example.clips]  # fmt: skip
+    facts = {**summary_facts(metrics, summary, context), "pictures": pictures, "sounds": sounds}
+    write_text(folder / REPORT_FILE, render_report(metrics, summary, context))
+    write_json(folder / SUMMARY_FILE, facts)
+    return facts
+
+
+def _draw(folder: Path, metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> dict[str, str]:
+    """File name by name of PICTURES, of those that are drawn; others that were there go."""
+    files = {name: folder / f"{name}.png" for name in PICTURES}
+    for file in files.values():
+        file.unlink(missing_ok=True)
+    compared = _compared_models(summary)
+    triplets = [_triplet(example, summary, context) for example in context.examples[:THUMBNAILS]]
+    if triplets:
+        figures.draw_spectrograms(files["spectrograms"], triplets)
+    drawn = {
+        "differences": figures.draw_spread(
+            files["differences"], metrics, summary, compared, context.registry, context.baseline
+        ),
+        "curves": figures.draw_curves(files["curves"], context.curves),
+        "spectrograms": bool(triplets),
+    }
+    return {name: files[name].name for name in PICTURES if drawn[name]}
+
+
+def _triplet(example: Example, summary: pl.DataFrame, context: ReportContext) -> list[Clip]:
+    """The reference, the base, and the decoder that the example was chosen by, unless that is the base."""
+    rows = summary.filter(pl.col("model") == example.model, pl.col("baseline").is_not_null())
+    names = [context.baseline] if rows.is_empty() else [rows["baseline"][0], example.model]
+    clips = {clip.name: clip for clip in example.clips[1:]}
+    return [example.clips[0], *(clips[name] for name in names)]
+
+
+def _sound(folder: Path, number: int, example: Example, clip: Clip, context: ReportContext) -> dict[str, Any]:
+    """Write a clip; what it is, and its place in the report's folder."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in clip.name)
+    file = folder / f"{number:02}-{name}.flac"
+    figures.write_clip(file, clip)
+    return {
+        "utterance": context.paths.get(example.digest, example.digest),
+        "clip": clip.name,
+        "sample_rate": clip.sample_rate,
+        "caption": clip.caption,
+        "file": f"{SOUNDS}/{file.name}",
+    }
 
 
 def summary_facts(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> dict[str, Any]:
     """The report's content as JSON-like values, for asset metadata and other tools."""
-    compared = _compared_models(summary)
+    headline = context.headline
     return {
+        "headline_metric": headline.name,
+        "headline_label": headline.label,
+        "headline_unit": headline.unit,
+        "headline_higher_is_better": headline.higher_is_better,
         "headlines": [str(headline) for headline in _headlines(summary, context)],
         "utterances": metrics["utterance"].n_unique(),
+        "speakers": context.speakers,
         "metrics": summary.to_dicts(),
         "missing": missing_values(metrics).to_dicts(),
         "not_run": _not_run(metrics),
         "notes": _notes(metrics, context),
-        "worst": {model: _worst(metrics, model, context).to_dicts() for model in compared},
+        "worst": {model: _worst(metrics, model, context).to_dicts() for model in _compared_models(summary)},
         "codebook": [] if context.codebook is None else context.codebook.to_dicts(),
+        "hours_an_hour": context.hours_an_hour,
         "versions": _versions(context),
         "command": context.command,
     }
@@ -84,7 +147,7 @@ def summary_facts(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
 def render_report(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> str:
     """The HTML page."""
     compared = _compared_models(summary)
-    by_name = {metric.name: metric for metric in context.registry}
+    labels = {metric.name: metric.label for metric in (*context.registry, *context.code_metrics)}
     return render_page(
         Path(__file__).with_name(TEMPLATE),
         title=context.title,
@@ -93,17 +156,32 @@ def render_report(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
         utterances=metrics["utterance"].n_unique(),
         notes=_notes(metrics, context),
         tables=[_rate_table(summary, rate, metrics, context) for rate in summary["sample_rate"].unique().sort()],
-        missing=_missing(metrics, by_name),
+        intervals=summary["low"].is_not_null().sum(),
+        missing=_missing(metrics, labels),
         models=compared,
         spread=figures.spread_svg(metrics, summary, compared, context.registry, context.baseline),
         curves=figures.curves_svg(context.curves),
         examples=[_playable(example) for example in context.examples],
         worst={model: _worst(metrics, model, context).to_dicts() for model in compared},
-        headline_metric=by_name[context.headline_metric],
+        headline_metric=context.headline,
         codebook=[] if context.codebook is None else context.codebook.to_dicts(),
+        by_utterance=_by_utterance(metrics, context.code_metrics),
         versions=_versions(context),
-        registry=context.registry,
+        definitions={metric.label: metric.description for metric in context.registry if metric.description}
+        | {metric.label.split(",")[0]: metric.description for metric in context.code_metrics},
     )
+
+
+def _by_utterance(metrics: pl.DataFrame, code_metrics: Sequence[CodeMetric]) -> list[dict[str, Any]]:
+    """How the figures of the codes are spread over utterances."""
+    rows = []
+    for metric in code_metrics:
+        of_metric = metrics.filter(pl.col("metric") == metric.name)["value"]
+        values = of_metric.drop_nulls()
+        if len(values):
+            figures_of = {"mean": values.mean(), "least": values.min(), "most": values.max()}
+            rows.append({"metric": metric, "n": len(values), "missing": of_metric.null_count(), **figures_of})
+    return rows
 
 
 def _headlines(summary: pl.DataFrame, context: ReportContext) -> list[Headline]:
@@ -140,10 +218,10 @@ def _reasons(metrics: pl.DataFrame, rate: int, metric: Metric) -> str:
     return "; ".join(absent["reason"].unique(maintain_order=True))
 
 
-def _missing(metrics: pl.DataFrame, by_name: Mapping[str, Metric]) -> list[dict[str, Any]]:
+def _missing(metrics: pl.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Values that single utterances lack, by metric, model and reason; metrics that lack all are told elsewhere."""
     partly = metrics.filter(pl.col("value").is_not_null().any().over("model", "metric"))
-    return [row | {"label": by_name[row["metric"]].label} for row in missing_values(partly).to_dicts()]
+    return [row | {"label": labels[row["metric"]]} for row in missing_values(partly).to_dicts()]
 
 
 def _not_run(metrics: pl.DataFrame) -> dict[str, str]:
@@ -177,7 +255,7 @@ def _playable(example: Example) -> dict[str, Any]:
         }
         for clip, picture in zip(example.clips, pictures, strict=True)
     ]
-    return {"digest": example.digest, "why": example.why, "clips": clips, "top_khz": top}
+    return {"digest": example.digest, "model": example.model, "why": example.why, "clips": clips, "top_khz": top}
 
 
 def _versions(context: ReportContext) -> dict[str, str]:

@@ -6,7 +6,7 @@ in the list too, and told as not run.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,20 @@ from snac_pipeline.codec.hub import first_line
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.evaluation.metrics import Undefined
 from snac_pipeline.evaluation.registry import METRICS, Metric, why_not_run
-from snac_pipeline.files import content_digest, value_digest
+from snac_pipeline.files import content_digest
 from snac_pipeline.settings import EvaluationSettings, ScorerSettings
 
 USUAL = {"utmos": "UTMOS", "dnsmos": "DNSMOS"}
 """Opinion scores that people ask for."""
 WORD_ERROR_RATE = "word_error_rate"
 RECOGNISER_RATE = 16_000
+FAILS = "the model fails"
 
 
 def own_metrics(options: EvaluationSettings) -> tuple[Metric, ...]:
     """The metrics that need a model of one's own, those that none is given for included.
 
-    Raises PipelineError for a file that is not there, of another kind, or that cannot be loaded.
+    Raises PipelineError for a file that is not there or of another kind; `try_own_metrics` loads it.
     """
     scorers = [_scorer(name, given) for name, given in options.scorers.items()]
     absent = [
@@ -42,29 +43,51 @@ def own_metrics(options: EvaluationSettings) -> tuple[Metric, ...]:
     return (*scorers, *absent, _word_error_rate(options.recogniser))
 
 
-def models_digest(options: EvaluationSettings) -> str:
-    """Hash of the bytes of all models that are given."""
-    files = [given.file for _, given in sorted(options.scorers.items())]
-    if options.recogniser is not None:
-        files += sorted(file for file in options.recogniser.rglob("*") if file.is_file())
-    return value_digest([content_digest(file) for file in files])
+def own_metrics_identity(options: EvaluationSettings) -> dict[str, Any]:
+    """What their figures depend on: the bytes of the models, wherever they are, and how they are used."""
+    identity: dict[str, Any] = {
+        name: [content_digest(given.file), given.sample_rate, given.seconds, given.output]
+        for name, given in options.scorers.items()
+    }
+    if (folder := options.recogniser) is not None:
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        identity[WORD_ERROR_RATE] = {str(file.relative_to(folder)): content_digest(file) for file in files}
+    return identity
+
+
+def try_own_metrics(metrics: Sequence[Metric]) -> None:
+    """Load each model that is to be run, and let it hear a second of noise, so that it is not found out after hours.
+
+    Raises PipelineError that names the model which cannot be loaded, or cannot do that.
+    """
+    noise = (0.1 * np.random.default_rng(0).standard_normal(RECOGNISER_RATE)).astype(np.float32)
+    for metric in metrics:
+        if not isinstance(metric.function, OpinionScore | WordErrorRate) or metric.why_not_run is not None:
+            continue
+        function = metric.function
+        try:
+            function.load()
+        except Exception as error:
+            raise PipelineError(f"{function.key}: {function.place} cannot be loaded: {first_line(error)}") from error
+        try:
+            function(noise, noise, RECOGNISER_RATE)
+        except Undefined as error:
+            if str(error).startswith(FAILS):
+                raise PipelineError(f"{function.key}: {function.place}, given a second of noise: {error}") from error
+    _runner.cache_clear()
+    _recogniser.cache_clear()
+    _transcript.cache_clear()
 
 
 def _scorer(name: str, given: ScorerSettings) -> Metric:
-    if name in {WORD_ERROR_RATE, *(metric.name for metric in METRICS)}:
+    taken = {WORD_ERROR_RATE, "bitrate", *(metric.name for metric in METRICS)}
+    if name in taken or name.startswith(("codebook_use_level", "perplexity_level")):
         raise PipelineError(f"evaluation.scorers.{name}: there is a metric of that name; give the model another one")
     if given.file.suffix not in (".pt", ".onnx"):
         raise PipelineError(f"evaluation.scorers.{name}: {given.file} is neither TorchScript (.pt) nor ONNX (.onnx)")
     _require_there(given.file, f"evaluation.scorers.{name}.file", given.file.is_file())
     package = "onnxruntime" if given.file.suffix == ".onnx" else None
-    if why_not_run(package) is None:
-        try:
-            _runner(given.file, "cpu")
-        except Exception as error:
-            raise PipelineError(
-                f"evaluation.scorers.{name}.file: {given.file} cannot be loaded: {first_line(error)}"
-            ) from error
-    score = OpinionScore(given.file, given.sample_rate, given.seconds, given.output)
+    score = OpinionScore(f"evaluation.scorers.{name}", given.file, given.sample_rate, given.seconds, given.output)
     return Metric(
         name,
         USUAL.get(name, name),
@@ -84,7 +107,8 @@ def _word_error_rate(folder: Path | None) -> Metric:
         return Metric(WORD_ERROR_RATE, label, _nothing, False, "%", 1, absent=absent)
     _require_there(folder, "evaluation.recogniser", (folder / "config.json").is_file())
     errors = WordErrorRate(folder)
-    return Metric(WORD_ERROR_RATE, label, errors, False, "%", 1, package="transformers", on_device=errors.on)
+    package = "transformers" if why_not_run("transformers") else "jiwer"
+    return Metric(WORD_ERROR_RATE, label, errors, False, "%", 1, package=package, on_device=errors.on)
 
 
 def _require_there(path: Path, key: str, there: bool) -> None:
@@ -105,6 +129,8 @@ class OpinionScore:
     in windows every second, and averaged.
     """
 
+    key: str
+    """Where the settings name it."""
     file: Path
     sample_rate: int
     seconds: float | None
@@ -114,6 +140,15 @@ class OpinionScore:
     def on(self, device: str) -> "OpinionScore":
         """The same on a worker's device."""
         return replace(self, device=device)
+
+    @property
+    def place(self) -> Path:
+        """Of its files."""
+        return self.file
+
+    def load(self) -> None:
+        """Raises what its library does where that is not possible."""
+        _runner(self.file, self.device)
 
     def __call__(self, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         """The score of the estimate; which model, which output: as the settings say."""
@@ -143,7 +178,7 @@ def _failing_alone() -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise Undefined(f"the model fails: {first_line(error)[:200]}") from error
+        raise Undefined(f"{FAILS}: {first_line(error)[:200]}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -173,10 +208,20 @@ class WordErrorRate:
 
     folder: Path
     device: str = "cpu"
+    key = "evaluation.recogniser"
 
     def on(self, device: str) -> "WordErrorRate":
         """The same on a worker's device."""
         return replace(self, device=device)
+
+    @property
+    def place(self) -> Path:
+        """Of its files."""
+        return self.folder
+
+    def load(self) -> None:
+        """Raises what transformers does where that is not possible."""
+        _recogniser(self.folder, self.device)
 
     def __call__(self, reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         """100 (substitutions + deletions + insertions) / words of the recording's own transcript; lower is better."""

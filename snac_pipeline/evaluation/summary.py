@@ -4,6 +4,8 @@ In: the table of `compare`. Out: one row per model and metric. Each model is com
 over the utterances on which both have a value, so that no model gains by failing on the hard ones.
 """
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +14,11 @@ import polars as pl
 
 from snac_pipeline.evaluation.compare import RESAMPLED, resampled_name
 from snac_pipeline.evaluation.registry import METRICS, Metric
+from snac_pipeline.settings import EvaluationSettings
 
-RESAMPLES = 2000
+RESAMPLES = 4000
 MIN_PAIRS = 6  # with five, not even five wins would be significant at 5 % by a sign test
-HEADLINE_METRIC = "mel_distance"
+HEADLINE_METRIC = EvaluationSettings().headline
 BETTER, WORSE, SAME, TOO_FEW = "better", "worse", "no difference", "too few"
 
 
@@ -31,9 +34,9 @@ def summarise(
 
     n: utterances with a value; missing: without one; resampled: of n, those with a resampled reference; mean: over n.
     baseline: what the model is compared with (null for a baseline itself). Over the `pairs` utterances on which both
-    have a value: baseline_mean, difference (model - baseline), low and high (95 % percentile bootstrap of the mean
-    difference), wins, losses, and verdict: "better" or "worse" when the interval excludes 0, "no difference", or
-    "too few" (under 6 pairs; the figures are given all the same).
+    have a value: baseline_mean, difference (model - baseline), low and high (`bootstrap_interval` of the mean
+    difference), wins and losses (ties are neither), and verdict: "better" or "worse" when the interval excludes 0,
+    "no difference", or "too few" (under 6 pairs; the figures are given all the same).
     """
     directions = {metric.name: metric.higher_is_better for metric in registry}
     order = metrics.select("model", "sample_rate", "metric").unique(maintain_order=True)
@@ -81,15 +84,33 @@ SUMMARY_SCHEMA = {
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values` (n,), n >= 1, from seeded resampling with replacement."""
+    """95 % interval of the mean of `values` (n,), n >= 1, from seeded resampling with replacement.
+
+    Expanded percentiles (Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", section 5): plain ones are
+    too narrow for small n, by sqrt((n - 1) / n) and by the normal distribution in place of Student's t. Of normal
+    values, 6 at a time, the plain interval held the truth in 86 % of cases, this one in 93 %; of 16, in 92 and 95 %.
+    """
+    tail = _expanded_tail(len(values))
     generator = np.random.default_rng(seed)
     block = max(1, 2_000_000 // len(values))  # at most 16 MB of indices at a time
     means = [
         values[generator.integers(len(values), size=(min(block, resamples - start), len(values)))].mean(axis=1)
         for start in range(0, resamples, block)
     ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _expanded_tail(n: int) -> float:
+    """The share of resampled means to leave out on each side for 95 %: Phi(-sqrt(n / (n - 1)) t), t the 97.5 % quantile
+    of Student's distribution with n - 1 degrees of freedom (Abramowitz and Stegun, 26.7.5; within .2 % from n = 6)."""
+    if n < 2:
+        return 0.0
+    normal, v = statistics.NormalDist(), n - 1
+    z = normal.inv_cdf(0.975)
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    return normal.cdf(-math.sqrt(n / v) * t)
 
 
 def paired_differences(metrics: pl.DataFrame, model: str, metric: str, baseline: str = "base") -> pl.DataFrame:
@@ -152,14 +173,14 @@ def headlines(
 
 
 def _headline(model: str, rows: pl.DataFrame, name: str, by_name: dict[str, Metric]) -> Headline:
-    row, metric = rows.filter(pl.col("metric") == name).row(0, named=True), by_name[name]
+    row, metric = rows.row(by_predicate=pl.col("metric") == name, named=True), by_name[name]
     labels = {
         verdict: [by_name[other].label_in_text for other in rows.filter(pl.col("verdict") == verdict)["metric"]]
         for verdict in (BETTER, WORSE, SAME, TOO_FEW)
     }
     rival, verdict = row["baseline"], row["verdict"]
     if verdict == TOO_FEW:
-        evidence = f"{metric.label}: {row['pairs']} utterances are too few, {MIN_PAIRS} are needed."
+        evidence = f"{metric.label}: {row['pairs']} {_utterances(row['pairs'])} too few, {MIN_PAIRS} are needed."
         return Headline(model, f"{_capital(model)} cannot be judged against {rival}", evidence)
     if verdict == SAME:
         claim = f"{model} and {rival} do not differ in {metric.label_in_text}"
@@ -186,8 +207,12 @@ def _figures(row: dict, metric: Metric) -> str:
         direction = "rises" if change > 0 else "falls"
         moved = f"{direction}{share} from {metric.format(before)} to {metric.format(before + change)}"
     interval = f"{metric.format(row['low'], sign=True)} to {metric.format(row['high'], sign=True)}"
-    counts = f"{row['wins']} of {row['pairs']} utterances are better, {row['losses']} worse"
+    counts = f"{row['wins']} of {row['pairs']} {_utterances(row['wins'])} better, {row['losses']} worse"
     return f"{metric.label} {moved}{metric.spaced_unit} (95 % interval of the change {interval}): {counts}."
+
+
+def _utterances(count: int) -> str:
+    return "utterance is" if count == 1 else "utterances are"
 
 
 def _capital(sentence: str) -> str:

@@ -112,7 +112,7 @@ def _evaluation_of(home: Path, run: Path) -> list[dict[str, Any]]:
             if key.startswith("runs · ") and value == run.name:
                 decoder = key.removeprefix("runs · ")
                 return [
-                    {**row, "label": labels[row["metric"]]}
+                    {**row, "label": labels.get(row["metric"], row["metric"])}
                     for row in summary["metrics"]
                     if (row["model"] == decoder or row["model"].startswith(f"{decoder} at "))
                     and row["difference"] is not None

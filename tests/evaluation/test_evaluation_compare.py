@@ -5,23 +5,38 @@ import dataclasses
 import numpy as np
 import polars as pl
 import pytest
+import soundfile
 import torch
 from polars.testing import assert_frame_equal
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.evaluation import METRICS, Contestant, Stage, Utterance, codebook_use, compare, resampled_name
+from snac_pipeline.evaluation import (
+    METRICS,
+    Contestant,
+    Stage,
+    Utterance,
+    code_metrics,
+    codebook_use,
+    compare,
+    resampled_name,
+    summarise,
+    used_codes,
+)
 from snac_pipeline.evaluation.compare import SCHEMA, interpolated
 
 FEW = [metric for metric in METRICS if metric.name in ("mel_distance", "si_sdr", "l1", "log_spectral_distance_high")]
 NAMES = ["base", "phase 10", "base resampled to 48 kHz", "phase 12"]
+OF_CODES = [
+    *(f"{name}_level{k}" for k in range(3) for name in ("codebook_use", "perplexity")), "bitrate",
+]  # fmt: skip
 
 
 def test_every_utterance_model_and_metric_has_one_row(contestants, utterances):
     table = compare(contestants, utterances, metrics=FEW)
     assert table.schema == pl.Schema(SCHEMA)
-    assert table.height == len(utterances) * len(NAMES) * len(FEW)
+    assert table.height == len(utterances) * (len(NAMES) * len(FEW) + len(OF_CODES))
     assert table.n_unique(["utterance", "model", "metric"]) == table.height
     assert table["model"].unique(maintain_order=True).to_list() == NAMES
     assert (table["value"].is_null() == table["reason"].is_not_null()).all()
@@ -68,7 +83,7 @@ def test_a_reference_below_the_output_rate_is_told(contestants, utterances):
     noted = table.filter(pl.col("note").is_not_null())
     assert noted["utterance"].unique().to_list() == [utterances[0].digest]
     assert noted["note"].unique().to_list() == ["resampled reference (16000 Hz file)"]
-    assert noted["model"].to_list() == NAMES
+    assert noted["model"].to_list() == NAMES and noted["metric"].unique().to_list() == [FEW[0].name]
 
 
 def test_the_base_resampled_joins_once_for_each_other_rate(contestants):
@@ -91,7 +106,7 @@ def test_what_cannot_be_measured_is_counted_and_the_rest_goes_on(contestants, ut
     ]
     table = compare(contestants, [*bad, utterances[6]], metrics=FEW[:1])
     failed = table.filter(pl.col("utterance") != utterances[6].digest)
-    assert failed.height == len(bad) * len(NAMES) and failed["value"].null_count() == failed.height
+    assert failed.height == len(bad) * (len(NAMES) + len(OF_CODES)) and failed["value"].null_count() == failed.height
     reasons = dict(failed.select("utterance", "reason").unique().iter_rows())
     assert "gone.wav" in reasons["gone"] and "text.wav" in reasons["text"]
     assert "belong to another file" in reasons["short"] and "coarse frames" in reasons["ragged"]
@@ -121,11 +136,73 @@ def test_contestants_that_cannot_be_compared_are_refused(codecs, contestants, tm
         Stage([contestants[0], Contestant("other", tmp_path / "other", 24_000)])
 
 
+SPEECH = CodecSpec(
+    sampling_rate=24_000, encoder_dim=48, encoder_rates=(2, 4, 8, 8), decoder_dim=1024, decoder_rates=(8, 8, 4, 2),
+    attn_window_size=None, vq_strides=(4, 2, 1),
+)  # fmt: skip
+
+
+def test_figures_of_the_codes_stand_once_under_the_base(contestants, utterances, spec):
+    table = compare(contestants, utterances, metrics=FEW[:1])
+    of_codes = table.filter(pl.col("metric").is_in(OF_CODES))
+    assert of_codes["model"].unique().to_list() == ["base"] and of_codes["sample_rate"].unique().to_list() == [24_000]
+    assert of_codes["metric"].to_list() == OF_CODES * len(utterances)
+    values = {(row["utterance"], row["metric"]): row["value"] for row in of_codes.to_dicts()}
+    for utterance in utterances:
+        for k, level in enumerate(utterance.codes):
+            counts = np.unique(level, return_counts=True)[1]
+            share = counts / counts.sum()
+            assert values[utterance.digest, f"codebook_use_level{k}"] == pytest.approx(100 * len(counts) / 64)
+            expected = np.prod(share**-share)
+            assert values[utterance.digest, f"perplexity_level{k}"] == pytest.approx(expected)
+        seconds = len(read_audio(utterance.path, 24_000)) / 24_000
+        bits = 6 * sum(map(len, utterance.codes))
+        assert values[utterance.digest, "bitrate"] == pytest.approx(bits / seconds)
+    summary = summarise(table)
+    assert summary.filter(pl.col("metric").is_in(OF_CODES))["baseline"].null_count() == len(OF_CODES)
+
+
+def test_they_are_of_what_is_compared_and_not_of_the_rest(contestants, utterances, spec):
+    whole, start = (compare(contestants[:1], utterances[7:], metrics=(), max_seconds=s) for s in (None, 0.5))
+    kept = used_codes(utterances[7].codes, spec, 0.5)
+    assert [len(level) for level in kept] == [6, 12, 24]
+    assert start.filter(metric="codebook_use_level2")["value"][0] == 100 * len(np.unique(kept[2])) / 64
+    assert start.filter(metric="bitrate")["value"][0] == pytest.approx(6 * 42 / (6 * 2048 / 24_000))
+    assert whole.filter(metric="bitrate")["value"][0] > start.filter(metric="bitrate")["value"][0]
+
+
+def test_one_token_has_a_share_of_the_codebook_and_no_perplexity(contestants, utterances, tmp_path, codecs, spec):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(1500), 24_000)
+    short = Utterance("short", path, [level[:n] for level, n in zip(utterances[0].codes, (1, 2, 4), strict=True)])
+    table = compare(contestants[:1], [short, utterances[0]], metrics=())
+    rows = {row["metric"]: row for row in table.filter(utterance="short").to_dicts()}
+    assert rows["perplexity_level0"]["value"] is None
+    assert rows["perplexity_level0"]["reason"] == "a single token has no distribution"
+    assert rows["codebook_use_level0"]["value"] == 100 / 64 and rows["perplexity_level1"]["value"] >= 1
+    summary = {row["metric"]: row for row in summarise(table).to_dicts()}
+    assert (summary["perplexity_level0"]["n"], summary["perplexity_level0"]["missing"]) == (1, 1)
+    assert not table["value"].is_nan().any()
+
+
+def test_closed_forms_of_one_utterances_codes():
+    use, perplexity, *_, bitrate = code_metrics(SPEECH)
+    even = [np.arange(12), np.zeros(24, np.uint16), np.tile([5, 7], 24)]
+    of_level = {metric.name: metric.function(even, 1.0) for metric in code_metrics(SPEECH)}
+    assert of_level["perplexity_level0"] == pytest.approx(12) and of_level["perplexity_level1"] == 1
+    assert of_level["perplexity_level2"] == 2 and use.function(even, 1.0) == 100 * 12 / 4096
+    assert bitrate.function(even, 1.0) == 84 * 12 and bitrate.function(even, 2.0) == 42 * 12
+    assert perplexity.function([np.array([3, 3, 9])], 1.0) == pytest.approx(3 / 2 ** (2 / 3))
+
+
+def test_codebook_use_without_tokens_has_no_figures_and_no_nan():
+    table = codebook_use([], SPEECH)
+    assert table["tokens"].to_list() == [0, 0, 0, 0] and table["perplexity"].null_count() == 4
+    assert table["entropy_bitrate"].null_count() == 4 and table["bitrate"][-1] == pytest.approx(984.375)
+
+
 def test_codebook_use_of_even_and_of_constant_codes():
-    spec = CodecSpec(
-        sampling_rate=24_000, encoder_dim=48, encoder_rates=(2, 4, 8, 8), decoder_dim=1024, decoder_rates=(8, 8, 4, 2),
-        attn_window_size=None, vq_strides=(4, 2, 1),
-    )  # fmt: skip
+    spec = SPEECH
     even, constant = np.arange(4096, dtype=np.uint16), np.zeros(8192, np.uint16)
     halves = np.tile(np.array([3, 4095], np.uint16), 8192)
     table = codebook_use([(even, constant, halves)], spec)

@@ -1,13 +1,18 @@
 """Every metric on signals whose value is known beforehand."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
+import soxr
 
 from snac_pipeline.evaluation import metrics, registry
 from snac_pipeline.evaluation.metrics import Undefined
 from snac_pipeline.evaluation.registry import METRICS, Metric, measure, not_run, why_not_run
+from snac_pipeline.settings import MetricName
 
 RATE = 24_000
+MINUS = "\N{MINUS SIGN}"
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -34,7 +39,7 @@ def test_equal_signals_have_the_best_value(metric, rate):
     best = {"si_sdr": 100.0, "estoi": 1.0, "pesq_wb": 4.64}.get(metric.name, 0.0)
     value, reason = measure(metric, x, x.copy(), rate)
     if value is None:
-        assert reason.startswith("not run") or (rate == 24_000 and reason == "nothing above 12 kHz at this rate")
+        assert reason.startswith("not run") or reason.startswith("nothing above 12 kHz")
     else:
         assert value == pytest.approx(best, abs=0.01)
 
@@ -68,6 +73,24 @@ def test_the_high_band_distance_sees_only_what_is_above_12_khz():
     assert metrics.log_spectral_distance_high(low + high, 0.5 * low + high, 48_000) < 0.1
     assert metrics.log_spectral_distance_high(high, 0.5 * high, 48_000) == pytest.approx(6.02, abs=0.01)
     assert metrics.log_spectral_distance_high(high, np.zeros_like(high), 48_000) < 100
+
+
+@pytest.mark.parametrize("file_rate", [16_000, 22_050, 24_000])
+def test_the_high_band_distance_has_no_value_where_nothing_is_recorded_there(file_rate):
+    narrow = soxr.resample(0.2 * np.random.default_rng(0).standard_normal(file_rate), file_rate, 48_000, "VHQ")
+    invented = narrow + 0.01 * np.random.default_rng(1).standard_normal(len(narrow))
+    with pytest.raises(Undefined, match="nothing above 12 kHz in the reference"):
+        metrics.log_spectral_distance_high(narrow, invented, 48_000)
+    quiet = narrow + 1e-2 * np.random.default_rng(2).standard_normal(len(narrow))
+    assert metrics.log_spectral_distance_high(quiet, 2 * quiet, 48_000) == pytest.approx(6.02, abs=0.3)
+
+
+@pytest.mark.parametrize("value, sign, text", [
+    (-0.001, True, "0.00"), (0.0, True, "0.00"), (0.006, True, "+0.01"),
+    (-1.5, True, f"{MINUS}1.50"), (-1.5, False, f"{MINUS}1.50"),
+])  # fmt: skip
+def test_what_rounds_to_zero_has_no_sign(value, sign, text):
+    assert BY_NAME["mel_distance"].format(value, sign) == text
 
 
 def test_digital_silence_against_a_whisper_is_bounded_by_the_floor():
@@ -169,3 +192,7 @@ def test_every_metric_states_formula_unit_and_direction():
         direction = "higher is better" if metric.higher_is_better else "lower is better"
         assert direction in metric.description, metric.name
     assert len({metric.name for metric in METRICS}) == len(registry.METRICS)
+
+
+def test_the_settings_know_the_metrics_that_there_are():
+    assert get_args(MetricName) == tuple(metric.name for metric in METRICS)

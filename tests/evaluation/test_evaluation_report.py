@@ -1,24 +1,27 @@
 """The report as a reader meets it: in a browser, from the disk, without a network."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
+import soundfile
+from PIL import Image
 
 from snac_pipeline.evaluation import (
     METRICS,
     Metric,
     ReportContext,
     choose_examples,
+    code_metrics,
     codebook_use,
     compare,
     listening_examples,
     render_report,
     summarise,
-    write_evaluation,
+    write_report,
 )  # fmt: skip
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -39,13 +42,17 @@ def evaluation(spec, contestants, utterances, tmp_path_factory):
         versions={"data": {"manifest": "0123", "splits": "4567"}, "recipe": "phase10"},
         registry=REGISTRY,
         curves={"phase 10": CURVE},
-        examples=listening_examples(contestants, utterances, chosen),
+        examples=listening_examples(contestants, utterances, chosen, "phase 10"),
         codebook=codebook_use((utterance.codes for utterance in utterances), spec),
+        code_metrics=code_metrics(spec),
+        hours_an_hour=12.34,
+        speakers=3,
         notes=["A note of the caller."],
         paths={utterances[0].digest: "speaker/first.wav"},
     )
     folder = tmp_path_factory.mktemp("evaluation") / "abc"
-    return write_evaluation(folder, metrics, summary, context), metrics, summary, context
+    write_report(folder, metrics, summary, context)
+    return folder / "report.html", metrics, summary, context
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +81,11 @@ def page(request, browser, evaluation):
     assert troubles == []
 
 
-def test_the_folder_holds_the_tables_and_the_same_facts_as_json(evaluation):
-    report, metrics, summary, _ = evaluation
-    assert sorted(path.name for path in report.parent.iterdir()) == ["metrics.parquet", "report.html", "summary.json"]
-    assert_frame_equal(pl.read_parquet(report.parent / "metrics.parquet"), metrics)
+def test_the_folder_holds_the_page_and_the_same_facts_as_json(evaluation):
+    report, _, summary, _ = evaluation
+    assert sorted(path.name for path in report.parent.iterdir()) == [
+        "curves.png", "differences.png", "report.html", "sounds", "spectrograms.png", "summary.json",
+    ]  # fmt: skip
 
     def refuse(constant):
         raise AssertionError(f"{constant} in summary.json")
@@ -87,12 +95,54 @@ def test_the_folder_holds_the_tables_and_the_same_facts_as_json(evaluation):
     assert facts["not_run"] == {"mos": "not run: no_such_package is not installed"}
     assert len(facts["worst"]["phase 10"]) == 8 and len(facts["headlines"]) == 2
     assert facts["versions"]["data · splits"] == "4567"
+    assert (facts["hours_an_hour"], facts["speakers"]) == (12.34, 3)
+    assert (facts["headline_metric"], facts["headline_unit"]) == ("mel_distance", "dB")
+
+
+def test_pictures_and_sounds_are_there_by_themselves(evaluation):
+    folder = evaluation[0].parent
+    facts = json.loads((folder / "summary.json").read_text())
+    assert list(facts["pictures"]) == ["differences", "curves", "spectrograms"]
+    for name in facts["pictures"].values():
+        assert 2_000 < (folder / name).stat().st_size < 50_000, name
+        with Image.open(folder / name) as picture:
+            assert len(picture.convert("RGB").getcolors()) > 10, name
+    assert [sound["clip"] for sound in facts["sounds"]] == 2 * [
+        "reference", "base", "phase 10", "base resampled to 48 kHz", "phase 12",
+    ]  # fmt: skip
+    for sound in facts["sounds"]:
+        info = soundfile.info(folder / sound["file"])
+        assert info.samplerate == sound["sample_rate"] and info.duration > 0.4
 
 
 def test_writing_again_gives_the_same_page(evaluation, tmp_path):
     report, metrics, summary, context = evaluation
-    again = write_evaluation(tmp_path / "again", metrics, summary, context)
-    assert again.read_bytes() == report.read_bytes()
+    write_report(tmp_path, metrics, summary, context)
+    first = (tmp_path / "report.html").read_bytes()
+    assert first == report.read_bytes()
+    write_report(tmp_path, metrics, summary, dataclasses.replace(context, examples=(), curves={}))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".png") == ["differences.png"]
+    assert list((tmp_path / "sounds").iterdir()) == []
+
+
+def test_the_page_goes_by_the_metric_that_is_asked_for(evaluation):
+    _, metrics, summary, context = evaluation
+    page = render_report(metrics, summary, dataclasses.replace(context, headline_metric="si_sdr"))
+    assert "By SI-SDR in dB, the worst first." in page and ("SI-SDR rises" in page or "SI-SDR falls" in page)
+
+
+def test_codes_are_there_together_and_utterance_by_utterance(page):
+    text = page.locator("#codes").inner_text()
+    assert "bit/s by entropy" in text and "Perplexity, level 2" in text
+    bitrate = page.locator("#codes tr", has_text="Bitrate").locator("td").all_inner_texts()
+    assert bitrate[-2:] == ["8", "0"] and 480 < float(bitrate[1]) < 620
+
+
+def test_how_fast_it_was_and_what_an_interval_means_is_said(page):
+    assert "12.3 hours of recordings an hour" in page.locator("#reproduce").inner_text()
+    assert "8 held-out utterances of 3 speakers" in page.locator("header").inner_text()
+    assert "one in twenty excludes zero by chance" in page.locator("#results").inner_text()
+    assert "`" not in page.locator("main").inner_text()
 
 
 def test_what_qualifies_the_figures_is_told_above_them(page):

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.evaluation import METRICS, measure, models_digest, not_run, own_metrics
+from snac_pipeline.evaluation import METRICS, measure, not_run, own_metrics, own_metrics_identity, try_own_metrics
 from snac_pipeline.settings import EvaluationSettings, ScorerSettings
 
 RATE = 24_000
@@ -91,28 +92,56 @@ def test_an_onnx_model_is_run_by_onnxruntime(tmp_path):
     assert measure(mean, raised, raised, RATE).value == pytest.approx(0.25, abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_models_that_cannot_be_are_told_before_anything_runs(scripted, tmp_path):
     (tmp_path / "model.bin").touch()
     (tmp_path / "broken.pt").write_bytes(b"no model")
     for settings, words in (
         ({"scorers": {"utmos": {"file": tmp_path / "none.pt"}}}, "evaluation.scorers.utmos.file: there is no model at"),
         ({"scorers": {"utmos": {"file": tmp_path / "model.bin"}}}, "is neither TorchScript"),
-        ({"scorers": {"utmos": {"file": tmp_path / "broken.pt"}}}, "broken.pt cannot be loaded: "),
         ({"scorers": {METRICS[0].name: {"file": scripted}}}, "there is a metric of that name"),
+        ({"scorers": {"perplexity_level0": {"file": scripted}}}, "there is a metric of that name"),
         ({"recogniser": tmp_path}, "evaluation.recogniser: there is no model at"),
     ):
         with pytest.raises(PipelineError, match=words):
             own_metrics(EvaluationSettings.model_validate(settings))
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr" / "config.json").write_text("{}")
+    for settings, words in (
+        ({"scorers": {"utmos": {"file": tmp_path / "broken.pt"}}}, "scorers.utmos: .*broken.pt cannot be loaded: "),
+        ({"scorers": {"utmos": {"file": scripted, "output": 4}}}, "given a second of noise: the model fails: index 4"),
+        ({"recogniser": tmp_path / "asr"}, "evaluation.recogniser: .*asr cannot be loaded: "),
+    ):
+        metrics = own_metrics(EvaluationSettings.model_validate(settings))
+        if not any(name in not_run(metrics) for name in settings.get("scorers", ["word_error_rate"])):
+            with pytest.raises(PipelineError, match=words):
+                try_own_metrics(metrics)
+    try_own_metrics((*METRICS, *own_metrics(EvaluationSettings(scorers={"utmos": ScorerSettings(file=scripted)}))))
 
 
-def test_a_model_is_known_by_its_bytes(scripted, tmp_path):
-    given = tmp_path / "model.pt"
-    options = EvaluationSettings(scorers={"utmos": ScorerSettings(file=given)}, recogniser=tmp_path)
-    given.write_bytes(scripted.read_bytes())
-    first = models_digest(options)
-    assert models_digest(options) == first != models_digest(EvaluationSettings())
-    given.write_bytes(b"another")
-    assert models_digest(options) != first
+def test_windows_shorter_than_a_tenth_of_a_second_are_refused(scripted):
+    assert ScorerSettings(file=scripted, seconds=0.1).seconds == 0.1
+    with pytest.raises(pydantic.ValidationError, match=r"greater than or equal to 0\.1"):
+        ScorerSettings(file=scripted, seconds=0.05)
+
+
+def test_a_model_is_known_by_its_bytes_and_its_use_and_not_by_its_place(scripted, tmp_path):
+    def identity(folder, **use):
+        model = tmp_path / folder / "model.pt"
+        if not model.exists():
+            (tmp_path / folder / "asr").mkdir(parents=True)
+            (tmp_path / folder / "asr" / "config.json").write_text("{}")
+            model.write_bytes(scripted.read_bytes())
+        scorers = {"utmos": ScorerSettings(file=model, **use)}
+        return own_metrics_identity(EvaluationSettings(scorers=scorers, recogniser=tmp_path / folder / "asr"))
+
+    first = identity("a")
+    assert identity("b") == first == identity("b", higher_is_better=False) != {}
+    assert identity("b", output=1) != first and identity("b", seconds=2.0) != first
+    (tmp_path / "b" / "model.pt").write_bytes(b"another")
+    assert identity("b") != first
+    (tmp_path / "a" / "asr" / "config.json").write_text("{ }")
+    assert identity("a") != first
 
 
 @pytest.mark.slow  # transformers takes its time to load
@@ -134,6 +163,7 @@ def test_words_are_counted_by_a_recogniser_from_a_folder(tmp_path):
     transformers.Wav2Vec2CTCTokenizer(tmp_path / "vocab.json").save_pretrained(tmp_path)
 
     errors = own_metrics(EvaluationSettings(recogniser=tmp_path))[-1]
+    try_own_metrics([errors])
     one, other = (0.1 * np.random.default_rng(seed).standard_normal(RATE).astype(np.float32) for seed in (0, 1))
     assert measure(errors, one, one.copy(), RATE).value == 0.0
     assert measure(errors, one, other, RATE).value > 0

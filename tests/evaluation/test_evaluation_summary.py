@@ -37,6 +37,20 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 < np.mean([low <= 0 <= high for low, high in intervals]) < 0.98
 
 
+@pytest.mark.parametrize("n", [6, 10])
+def test_the_interval_of_few_values_holds_the_truth_nearly_as_often(n):
+    """The plain percentiles of 6 normal values do so in 86 % of cases."""
+    generator = np.random.default_rng(n)
+    intervals = [bootstrap_interval(generator.normal(0, 1, n), resamples=1000, seed=i) for i in range(400)]
+    assert 0.90 < np.mean([low <= 0 <= high for low, high in intervals]) < 0.98
+
+
+def test_the_interval_of_one_value_is_that_value():
+    assert bootstrap_interval(np.array([2.5])) == (2.5, 2.5)
+    low, high = bootstrap_interval(np.array([1.0, 2.0]))
+    assert (low, high) == (1, 2)
+
+
 def test_many_utterances_are_resampled_in_blocks_and_seeded():
     values = np.random.default_rng(0).normal(1, 1, 30_000)
     low, high = bootstrap_interval(values, resamples=300)

@@ -40,11 +40,13 @@ def shown(
         if name in pictures:
             metadata |= _picture(name, Path(value))
         elif name in tables:
-            metadata[name] = dg.MetadataValue.table([dg.TableRecord(row) for row in value])
+            metadata[name] = dg.MetadataValue.table([dg.TableRecord(_rounded(row)) for row in value])
         elif name in paths:
             metadata[name] = dg.MetadataValue.path(value)
         else:
-            metadata[name] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else _scalar(value)
+            metadata[name] = (
+                dg.MetadataValue.json(_rounded(value)) if isinstance(value, dict | list) else _scalar(value)
+            )
     return metadata
 
 
@@ -83,9 +85,22 @@ def _scalar(value: Any) -> dg.MetadataValue:
         case int():
             return dg.MetadataValue.int(value)
         case float():
-            return dg.MetadataValue.float(value)
+            return dg.MetadataValue.float(_rounded(value))
         case _:
             return dg.MetadataValue.text(str(value))
+
+
+def _rounded(value: Any) -> Any:
+    """What is read and plotted: numbers to four digits, or to the unit where they have more before the point."""
+    match value:
+        case float():
+            return float(f"{value:.4g}") if abs(value) < 1000 else round(value, 0)
+        case dict():
+            return {name: _rounded(item) for name, item in value.items()}
+        case list():
+            return [_rounded(item) for item in value]
+        case _:
+            return value
 
 
 def _picture(name: str, file: Path) -> dict[str, dg.MetadataValue]:

@@ -1,26 +1,41 @@
 """A recipe as a Dagster config schema: what the Launchpad opens with, documents and checks.
 
-In: a recipe. Out: its fields with its values as defaults. Names and types are refused by Dagster, before a run starts;
-ranges, and what only holds for several fields together, by `Recipe` itself at the start of the step.
+In: a recipe. Out: its fields with its values as defaults. Names and types are refused by Dagster while one types;
+ranges, and what only holds for several fields together, by `Recipe` itself when one launches. No run begins then.
 """
 
 import functools
+import inspect
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dagster as dg
 import pydantic
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from snac_pipeline.settings import parse_model
 from snac_pipeline.training.recipe import Recipe
 
 SCALARS = {bool: bool, int: int, float: float, str: str}
 
 
-def recipe_schema(recipe: Recipe) -> dict[str, dg.Field]:
-    """The config schema whose defaults are `recipe`."""
-    return _fields(Recipe, recipe.model_dump(mode="json"))
+class RecipeSchema(dg.Shape):
+    """The config schema of the asset `name`, whose defaults are `recipe`; its values are all fields of a recipe."""
+
+    def __new__(cls, name: str, recipe: Recipe) -> "RecipeSchema":
+        schema = object.__new__(cls)  # not one of Dagster's cache, which holds plain shapes
+        schema._initialized = False
+        return schema
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
+        super().__init__(_fields(Recipe, recipe.model_dump(mode="json")))
+        self.name = name
+
+    def post_process(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Called by Dagster with the defaults filled in, before there is a run. The PipelineError is what it shows."""
+        return parse_model(Recipe, dict(value), f"config of {self.name}").model_dump(mode="json")
 
 
 def _fields(model: type[pydantic.BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:
@@ -29,16 +44,22 @@ def _fields(model: type[pydantic.BaseModel], values: Mapping[str, Any] | None = 
     for name, info in model.model_fields.items():
         default = info.get_default(call_default_factory=True) if values is None else values[name]
         if default is PydanticUndefined:
-            fields[name] = dg.Field(_type(info.annotation), description=info.description)
+            fields[name] = dg.Field(_type(info.annotation), description=_meaning(info))
         elif _is_section(info.annotation):
             nested = to_jsonable_python(default)
-            fields[name] = dg.Field(dg.Shape(_fields(info.annotation, nested)), description=info.description)
+            fields[name] = dg.Field(dg.Shape(_fields(info.annotation, nested)), description=_meaning(info))
         else:
             value = to_jsonable_python(default)
             fields[name] = dg.Field(
-                _type(info.annotation), default_value=value, is_required=False, description=info.description
+                _type(info.annotation), default_value=value, is_required=False, description=_meaning(info)
             )
     return fields
+
+
+def _meaning(info: FieldInfo) -> str | None:
+    """What the recipe says of a field, or else of the section, the list or the mapping of sections, that it is."""
+    kinds = (info.annotation, *get_args(info.annotation))
+    return info.description or next((inspect.getdoc(kind) for kind in kinds if _is_section(kind)), None)
 
 
 def _type(annotation: Any) -> Any:

@@ -15,6 +15,9 @@ from rich.table import Table
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, settings_path
 
+SUPERSEDED = "ignore:Function `job_execute_command` is superseded"
+"""For Python's -W: what Dagster says of `dagster job execute`, which `dg launch` is to follow."""
+
 STOP_SECONDS = 30.0
 """What Dagster and its step have to end in; the step's own grace is 8 s."""
 
@@ -25,7 +28,12 @@ def run_pipeline(settings_file: str | None, limit: int | None) -> None:
     limit: files of each corpus at most. Raises PipelineError when the job fails.
     """
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "snac_pipeline.definitions", "-j", "pipeline"]
-    environment = {**os.environ, SETTINGS_VARIABLE: str(settings_path(settings_file).resolve())}
+    environment = {
+        **os.environ,
+        SETTINGS_VARIABLE: str(settings_path(settings_file).resolve()),
+        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), SUPERSEDED))),
+    }
+    print("starting Dagster; the first step begins in a few seconds", file=sys.stderr, flush=True)
     if not environment.get("DAGSTER_HOME"):
         print("DAGSTER_HOME is not set: this run will not be in the UI (`make ui` uses .dagster/)", file=sys.stderr)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:

@@ -45,6 +45,8 @@ TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 NumberOfMerges = Annotated[int, pydantic.Field(ge=1)]
 
+Owner = Annotated[str, pydantic.Field(pattern=r"^(team:[\w.-]+|[\w.+-]+@[\w-]+(\.[\w-]+)+)$")]
+
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
 
 
@@ -289,6 +291,16 @@ class TokenSettings(Section):
         return {name: options[name] for name in USED_BY[what]}
 
 
+class UiSettings(Section):
+    """What the Dagster UI tells of every asset."""
+
+    owners: list[Owner] = ["team:speech"]
+    """Whom to ask, shown on every asset: e-mail addresses, or teams as `team:name`."""
+    code_url: str | None = None
+    """Where the project's folder is on the web, e.g. https://github.com/me/snac-pipeline/blob/main; null: assets link
+    to their files on this machine."""
+
+
 class Settings(Section):
     """All of pipeline.yaml. See the comments in the file that comes with the project."""
 
@@ -307,6 +319,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tokens: TokenSettings = TokenSettings()
+    ui: UiSettings = UiSettings()
 
     @pydantic.field_validator("corpora")
     @classmethod

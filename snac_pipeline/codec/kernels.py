@@ -8,12 +8,17 @@ inside torch.compile the plain functions, which it fuses with what is around the
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+logging.getLogger("torch.utils.cpp_extension").addFilter(  # torch.compile asks for CUDA's compiler on a CPU as well
+    lambda record: not record.getMessage().startswith("No CUDA runtime is found")
+)
 
 SNAKE_EPSILON = 1e-9
 DEPTHWISE_TAPS = 7

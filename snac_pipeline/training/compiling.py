@@ -25,6 +25,7 @@ def choose_kernels(recipe: Recipe, device: torch.device, on_event: Callable[[dic
     eager_kernels()
     if not recipe.compile:
         return False
+    on_event({"message": "compiling kernels; the first time on a machine takes up to a minute"})
     try:
         if device.type == "cuda":
             torch.compile(torch.sin)(torch.zeros(8, device=device))

@@ -5,17 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
+import assets
 from snac_pipeline.definitions import build_defs
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.settings import SETTINGS_VARIABLE
 
 GRAPH = Path(__file__).with_name("graph.txt")
 REPOSITORY = Path(__file__).parents[2]
+DECODERS = {"decoder_24khz", "decoder_48khz", "decoder_dual_head"}
 
 
 def described(defs: dg.Definitions) -> str:
@@ -104,13 +107,41 @@ def test_a_recipe_that_is_not_there_is_refused_before_anything_runs(project):
         build_defs(project.settings_file)
 
 
-def test_every_asset_explains_itself_and_has_a_code_version(project):
+def nodes(project) -> dict[str, Any]:
     graph = build_defs(project.settings_file).resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
-        node = graph.get(key)
-        assert len(node.description or "") > 40, key
-        assert node.kinds, key
-        assert node.code_version or node.is_external, key
+    return {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
+
+
+def test_every_asset_explains_itself_and_says_what_it_is_and_whom_to_ask(project):
+    for name, node in nodes(project).items():
+        assert len(node.description or "") > 40, name
+        assert node.group_name != "default", name
+        assert node.kinds, name
+        assert node.owners == ["team:speech"], name
+        assert node.code_version or node.is_external, name
+    project.change_settings(ui={"owners": ["ada@example.org", "team:sound-lab"]})
+    assert {tuple(node.owners) for node in nodes(project).values()} == {("ada@example.org", "team:sound-lab")}
+
+
+def test_an_owner_is_an_address_or_a_team(project):
+    project.change_settings(ui={"owners": ["ada"]})
+    with pytest.raises(PipelineError, match=r"ui\.owners\.0"):
+        build_defs(project.settings_file)
+
+
+def test_every_asset_links_to_the_lines_that_make_it_here_or_on_the_web(project):
+    for name, node in nodes(project).items():
+        [reference] = node.metadata["dagster/code_references"].code_references
+        file, line = Path(reference.file_path), reference.line_number
+        assert file.parent == Path(assets.__file__).parent, name
+        code = file.read_text().splitlines()[line - 1 :]
+        function = next(text for text in code if text.lstrip().startswith("def "))
+        made = {name, *({"decoder"} if name in DECODERS else ()), *({"tokens"} if node.group_name == "tokens" else ())}
+        made |= {"manifest"} if name == "quarantine" else set()
+        assert function.split("(")[0].split()[1] in made, name
+    project.change_settings(ui={"code_url": "https://example.org/me/it/blob/main/"})
+    [reference] = nodes(project)["code_cache"].metadata["dagster/code_references"].code_references
+    assert re.fullmatch(r"https://example\.org/me/it/blob/main/assets/codes\.py#L\d+", reference.url)
 
 
 def test_a_job_over_several_corpora_is_one_run(project):

@@ -18,6 +18,7 @@ from made_project import REPOSITORY, Project
 
 from snac_pipeline.definitions import build_defs
 from snac_pipeline.engine.child import MARK
+from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json
 from snac_pipeline.settings import load_settings
 from snac_pipeline.training.recipe import Recipe, load_recipe
@@ -121,9 +122,11 @@ def test_a_wrong_name_or_type_is_refused_in_the_launchpad(project, change, place
     [({"batch_size": 0}, "`batch_size`"), ({"curriculum": [{"epochs": 99, "seconds": 1.0}]}, "the curriculum 99")],
     ids=str,
 )
-def test_a_value_that_no_recipe_can_have_fails_the_step_before_any_work(project, change, words):
-    run = project.run(JOB, config={DECODER: change}, must_succeed=False)
-    assert f"config of {DECODER}: " in project.log(run) and words in project.log(run)
+def test_a_value_that_no_recipe_can_have_is_refused_before_there_is_a_run(project, change, words):
+    with pytest.raises(PipelineError, match=f"config of {DECODER}: .*{words}"):
+        project.run(JOB, config={DECODER: change})
+    with project.instance() as instance:
+        assert instance.get_runs() == []
     assert not (project.folder / "work").exists()
 
 
@@ -132,6 +135,16 @@ def test_every_field_of_a_recipe_is_explained_in_the_launchpad(project):
     fields = graph.assets_def_for_key(dg.AssetKey(DECODER)).op.config_schema.config_type.fields
     assert set(fields) == set(Recipe.model_fields)
     assert "not supervised" in fields["context_frames"].description
+    assert [place for place, words in explained(fields) if not words] == []
+
+
+def explained(fields: dict[str, dg.Field], before: str = ""):
+    """Every field below, by its place, with what the Launchpad says of it."""
+    for name, field in fields.items():
+        kind = field.config_type
+        for inner in (kind, getattr(kind, "inner_type", None)):
+            yield from explained(getattr(inner, "fields", None) or {}, f"{before}{name}.")
+        yield f"{before}{name}", field.description
 
 
 def test_a_recipe_that_changed_makes_the_decoder_another_version_of_code(speech):

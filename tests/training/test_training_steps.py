@@ -212,5 +212,5 @@ def test_where_nothing_can_be_compiled_training_is_eager_and_says_so(monkeypatch
     monkeypatch.setattr("snac_pipeline.training.compiling.fuse_kernels", without_compiler)
     said = []
     assert not choose_kernels(recipe_of(PHASE10, compile=True), torch.device("cpu"), said.append)
-    assert said == [{"message": "training without compiled kernels, about half as fast: no C++ compiler"}]
+    assert said[-1] == {"message": "training without compiled kernels, about half as fast: no C++ compiler"}
     assert not kernels.fused

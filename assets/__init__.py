@@ -17,6 +17,7 @@ from assets.corpus import corpus_assets
 from assets.decoders import Decoder, decoder_assets
 from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
+from assets.policies import governed
 from assets.restored import restored_assets
 from assets.tokens import token_assets
 from snac_pipeline.settings import Settings
@@ -31,7 +32,7 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
     decoders = {
         name: Decoder(decoder.starts_from, recipes[name]) for name, decoder in settings.training.decoders.items()
     }
-    return [
+    made = [
         *corpus_assets(corpora),
         *code_assets(corpora),
         *(restored_assets() if settings.restorer.source else []),
@@ -39,6 +40,7 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
         *evaluation_assets(list(decoders)),
         *token_assets(),
     ]
+    return governed(made, settings)
 
 
 __all__ = ["Definition", "all_assets", "collect_garbage"]

@@ -17,6 +17,7 @@ from assets.corpus import corpus_assets
 from assets.decoders import Decoder, decoder_assets
 from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
+from assets.policies import governed
 from assets.presentation import presented
 from assets.restored import restored_assets
 from assets.tokens import token_assets
@@ -32,7 +33,7 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
     decoders = {
         name: Decoder(decoder.starts_from, recipes[name]) for name, decoder in settings.training.decoders.items()
     }
-    assets = [
+    made = [
         *corpus_assets(corpora),
         *code_assets(corpora),
         *(restored_assets() if settings.restorer.source else []),
@@ -40,7 +41,7 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
         *evaluation_assets(list(decoders)),
         *token_assets(settings.tokens),
     ]
-    return presented(assets, settings.ui)
+    return governed(presented(made, settings.ui), settings)
 
 
 __all__ = ["Definition", "all_assets", "collect_garbage"]

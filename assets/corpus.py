@@ -7,9 +7,9 @@ import dagster as dg
 from dagster._core.definitions.external_asset import create_external_asset_from_source_asset
 from pydantic import Field
 
+from assets.looking import observe
 from assets.materialized import Outcome, materialize_partitions, shown
 from resources import PipelineResource
-from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import value_digest
 
 GROUP = "corpus"
@@ -33,21 +33,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         tags={"dagster/kind/file": ""},
     )
     def audio(context: dg.OpExecutionContext, pipeline: PipelineResource) -> dg.DataVersionsByPartition:
-        from snac_pipeline.corpus import listing_version
-        from snac_pipeline.steps.corpus import corpus_of
-
-        settings = pipeline.settings()
-        versions = {}
-        for corpus in settings.corpora:
-            try:
-                version = listing_version(corpus_of(settings, corpus), settings.home)
-            except PipelineError as error:  # the others are fine; scanning this one will fail with the same words
-                context.log.error(str(error))
-                version = value_digest(str(error))
-            if version != _last_observed(context.instance, corpus):
-                versions[corpus] = version
-        context.log.info(f"changed: {', '.join(versions) or 'nothing'}")
-        return dg.DataVersionsByPartition(versions)
+        return dg.DataVersionsByPartition(observe(pipeline.settings(), context.instance, context.run.tags, context.log))
 
     @dg.multi_asset(
         name="manifest",
@@ -115,13 +101,6 @@ def _one_run_for_all(source: dg.SourceAsset) -> dg.AssetsDefinition:
     return create_external_asset_from_source_asset(source).with_attributes(
         backfill_policy=dg.BackfillPolicy.single_run()
     )
-
-
-def _last_observed(instance: dg.DagsterInstance, corpus: str) -> str | None:
-    found = instance.fetch_observations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey("audio"), asset_partitions=[corpus]), limit=1
-    )
-    return found.records[0].asset_observation.tags["dagster/data_version"] if found.records else None
 
 
 def _quarantined(home: Path, corpus: str) -> Outcome:

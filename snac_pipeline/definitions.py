@@ -14,7 +14,7 @@ import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
-from assets import all_assets, collect_garbage  # noqa: E402
+from assets import all_assets, collect_garbage, looking, policies  # noqa: E402
 from resources import PipelineResource, console_logger  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
@@ -25,7 +25,6 @@ CODES = ["base_codec", "code_cache"]
 TOKENS = ["token_statistics", "token_sequences", "bpe_tokenizer"]
 TRAINING = {"train_phase10": "decoder_24khz", "train_phase11": "decoder_48khz", "train_phase12": "decoder_dual_head"}
 
-NIGHTLY = "0 2 * * *"
 RESTORING = "Make 48 kHz audio of the recordings that have none yet."
 
 
@@ -42,17 +41,12 @@ def build_defs(
     for name, recipe in recipes.items():
         if recipe.targets == "restored" and settings.restorer.source is None:
             raise PipelineError(f"{file}: the targets of {name} are `restored`; name a restorer in `restorer.source`")
+    options = settings.automation
     return dg.Definitions(
         assets=all_assets(settings, recipes),
         jobs=_jobs(settings),
-        schedules=[
-            dg.ScheduleDefinition(
-                name="nightly",
-                job_name="refresh_codes",
-                cron_schedule=NIGHTLY,
-                description="Every night at two: look for new recordings, encode them. Off until switched on.",
-            )
-        ],
+        schedules=[looking.schedule(options)] if options.schedule is not None else [],
+        sensors=[*([looking.sensor(options)] if options.watch else []), policies.sensor(options)],
         resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
         loggers={"console": console_logger},
         # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.
@@ -83,7 +77,7 @@ def _jobs(settings: Settings) -> list:
     ]
 
 
-_EVERYTHING = dg.AssetSelection.all(include_sources=True)
+_EVERYTHING = dg.AssetSelection.all(include_sources=True) - dg.AssetSelection.tag(policies.POLICY_TAG, "never")
 
 
 def _assets(*keys: str) -> dg.AssetSelection:

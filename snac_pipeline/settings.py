@@ -7,6 +7,7 @@ folder of the file.
 import os
 import re
 import shlex
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -48,6 +49,9 @@ NumberOfMerges = Annotated[int, pydantic.Field(ge=1)]
 Owner = Annotated[str, pydantic.Field(pattern=r"^(team:[\w.-]+|[\w.+-]+@[\w-]+(\.[\w-]+)+)$")]
 
 DecoderName = Literal["decoder_24khz", "decoder_48khz", "decoder_dual_head"]
+
+Policy = Literal["auto", "ask", "never"]
+"""Who makes an asset anew when what it is made from changed; see assets/policies.py."""
 
 
 class Section(pydantic.BaseModel):
@@ -301,6 +305,86 @@ class UiSettings(Section):
     to their files on this machine."""
 
 
+class PolicySettings(Section):
+    """What happens to each asset when what it is made from changed; docs/operating.md says what the words mean."""
+
+    manifest: Policy = "auto"
+    """The manifest and the quarantine of a corpus: scanning it."""
+    splits: Policy = "auto"
+    base_codec: Policy = "auto"
+    code_cache: Policy = "auto"
+    restored_audio: Policy = "ask"
+    decoder_24khz: Policy = "ask"
+    decoder_48khz: Policy = "ask"
+    decoder_dual_head: Policy = "ask"
+    evaluation: Policy = "ask"
+    token_statistics: Policy = "auto"
+    token_sequences: Policy = "ask"
+    bpe_tokenizer: Policy = "ask"
+
+
+class AutomationSettings(Section):
+    """What is done without being asked; see docs/operating.md."""
+
+    running: bool = False
+    """Whether the schedule and the sensors begin switched on; what the UI is told later counts more."""
+    schedule: str | None = "0 2 * * *"
+    """When to look for changed recordings, as a cron expression (minute, hour, day, month, weekday); null: never."""
+    timezone: str = "UTC"
+    """Of the schedule, e.g. Europe/Berlin."""
+    watch: bool = True
+    """Whether there is a sensor that looks for changed recordings all the time."""
+    interval_seconds: int = pydantic.Field(60, ge=1)
+    """How often the sensors look."""
+    quiet_seconds: float = pydantic.Field(300.0, ge=0)
+    """A corpus in which a file changed so recently is being copied to, perhaps: it is left for later."""
+    policies: PolicySettings = PolicySettings()
+
+    @pydantic.field_validator("schedule")
+    @classmethod
+    def _cron(cls, schedule: str | None) -> str | None:
+        if schedule is not None and not is_cron(schedule):
+            raise ValueError(
+                f"{schedule!r} is not a cron expression: five fields of numbers (minute, hour, day, month, weekday), "
+                "such as '0 2 * * *' for every night at two; null for no schedule"
+            )
+        return schedule
+
+    @pydantic.field_validator("timezone")
+    @classmethod
+    def _zone(cls, timezone: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # unknown; not a name; a folder of names
+            raise ValueError(
+                f"{timezone!r} is not the name of a time zone; give one such as UTC or Europe/Berlin"
+            ) from None
+        return timezone
+
+
+_CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def is_cron(text: str) -> bool:
+    """Whether `text` is a cron expression of five fields: lists of `*`, numbers and ranges, and steps of these."""
+    fields = text.split()
+    return len(fields) == 5 and all(map(_is_cron_field, fields, _CRON_FIELDS))
+
+
+def _is_cron_field(field: str, allowed: tuple[int, int]) -> bool:
+    for item in field.split(","):
+        parts = re.fullmatch(r"(?:\*|([0-9]+)(?:-([0-9]+))?)(?:/([0-9]+))?", item)
+        if parts is None:
+            return False
+        first, last, step = (int(number) if number else None for number in parts.groups())
+        low, high = allowed if first is None else (first, first if last is None else last)
+        if not allowed[0] <= low <= high <= allowed[1]:
+            return False
+        if step is not None and (not 1 <= step <= allowed[1] or (first is not None and last is None)):
+            return False
+    return True
+
+
 class Settings(Section):
     """All of pipeline.yaml. See the comments in the file that comes with the project."""
 
@@ -320,6 +404,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     tokens: TokenSettings = TokenSettings()
     ui: UiSettings = UiSettings()
+    automation: AutomationSettings = AutomationSettings()
 
     @pydantic.field_validator("corpora")
     @classmethod

@@ -15,6 +15,7 @@ from snac_pipeline.corpus.scan import ScanReport, scan
 from snac_pipeline.corpus.sniffing import UnreadableAudio
 from snac_pipeline.corpus.split import SplitReport, read_splits, update_splits
 from snac_pipeline.corpus.utterances import read_utterances
+from snac_pipeline.corpus.watching import Seen, Walk, can_be_walked, look_at, seen_at_end, walk_on
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -23,10 +24,14 @@ __all__ = [
     "Corpus",
     "ExportReport",
     "ScanReport",
+    "Seen",
     "SplitReport",
     "UnreadableAudio",
+    "Walk",
     "audio_path",
+    "can_be_walked",
     "listing_version",
+    "look_at",
     "manifest_version",
     "read_audio",
     "read_manifest",
@@ -36,6 +41,8 @@ __all__ = [
     "resampled_length",
     "scan",
     "scan_limit",
+    "seen_at_end",
     "update_splits",
+    "walk_on",
     "write_folders",
 ]

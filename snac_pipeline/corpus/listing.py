@@ -124,6 +124,23 @@ def _keep_first(listing: Listing, limit: int) -> None:
 
 
 def _list_folder(corpus: Corpus, home: Path) -> Listing:
+    found, faults, ignored = _Columns(), [], 0
+    for path, entry in walk_folder(corpus, home, faults):
+        if is_audio(entry.name):
+            _sort_into(path, entry, found, faults, "cannot be reached (broken or circular link?)")
+        else:
+            ignored += 1
+    return Listing(found.frame(), faults, ignored)
+
+
+def walk_folder(
+    corpus: Corpus, home: Path, faults: list[Fault], after: str | None = None
+) -> Iterator[tuple[str, os.DirEntry]]:
+    """Yield (relative path, entry) of everything in a corpus's folder that is not a folder, in an order that stays;
+    `after` a path: what follows it. Folders that cannot be walked are `faults`, and `home` is left out.
+
+    Raises PipelineError where the corpus's folder is not there.
+    """
     root = corpus.path.resolve()
     if not root.is_dir():
         what = (
@@ -136,23 +153,18 @@ def _list_folder(corpus: Corpus, home: Path) -> Listing:
         raise PipelineError(
             f"corpus {corpus.name}: cannot list {root}: {error.strerror}; give this user access"
         ) from error
-    found, faults, ignored = _Columns(), [], 0
-    for path, entry in _walk(str(root), "", {_identity(os.stat(root))}, _identity_or_none(home), faults):
-        if _is_audio(entry.name):
-            _sort_into(path, entry, found, faults, "cannot be reached (broken or circular link?)")
-        else:
-            ignored += 1
-    return Listing(found.frame(), faults, ignored)
+    passed = after.split("/") if after else []
+    yield from _walk(str(root), "", {_identity(os.stat(root))}, _identity_or_none(home), faults, passed)
 
 
-def _is_audio(name: str) -> bool:
+def is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO_EXTENSIONS
 
 
 def _walk(
-    folder: str, relative: str, ancestors: set, home: tuple | None, faults: list[Fault]
+    folder: str, relative: str, ancestors: set, home: tuple | None, faults: list[Fault], passed: list[str]
 ) -> Iterator[tuple[str, os.DirEntry]]:
-    """Yield (relative path, entry) of everything that is not a folder; folders that cannot be walked are faults."""
+    """`passed`: the last path passed before, below `folder`, in its parts; empty: begin at the beginning."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -160,6 +172,8 @@ def _walk(
         faults.append(_fault(relative, f"cannot list the folder: {error.strerror}"))
         return
     for entry in entries:
+        if passed and (entry.name < passed[0] or passed == [entry.name]):
+            continue
         path = f"{relative}{entry.name}"
         if not _is_folder(entry):
             yield path, entry
@@ -168,7 +182,8 @@ def _walk(
         if identity in ancestors:
             faults.append(_fault(path, "symbolic link to a folder that contains it"))
         elif identity != home:
-            yield from _walk(entry.path, path + "/", ancestors | {identity}, home, faults)
+            below = passed[1:] if passed and entry.name == passed[0] else []
+            yield from _walk(entry.path, path + "/", ancestors | {identity}, home, faults, below)
 
 
 def _sort_into(path: str, file: os.DirEntry | str, found: _Columns, faults: list[Fault], unreachable: str) -> None:
@@ -210,7 +225,7 @@ def _identity_or_none(path: Path) -> tuple[int, int] | None:
 def _list_store(corpus: Corpus) -> Listing:
     found, faults, ignored = _Columns(), [], 0
     for file in list_store(corpus.path):
-        if not _is_audio(file.name):
+        if not is_audio(file.name):
             ignored += 1
         elif "::" in file.name:
             faults.append(_fault(file.name, "a name with '::' in it, which no URL can hold; rename it"))

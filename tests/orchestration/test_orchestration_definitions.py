@@ -22,12 +22,14 @@ DECODERS = {"decoder_24khz", "decoder_48khz", "decoder_dual_head"}
 
 
 def described(defs: dg.Definitions) -> str:
-    """Assets with group, partitions and what they are made from, their checks, and the jobs and schedules."""
+    """Assets with group, partitions, policy and what they are made from, their checks; jobs, schedules and sensors."""
     graph = defs.resolve_asset_graph()
     lines = []
     for key in sorted(graph.get_all_asset_keys()):
         node = graph.get(key)
         parts = [node.group_name, "by corpus" if node.partitions_def else "", "observed" if node.is_external else ""]
+        parts.append(node.tags.get("automation", ""))
+        assert (node.automation_condition is not None) == (node.tags.get("automation") == "auto"), key
         made_from = ", ".join(sorted(parent.to_user_string() for parent in node.parent_keys)) or "-"
         lines.append(f"asset {key.to_user_string()} ({', '.join(filter(None, parts))}) <- {made_from}")
     for key in sorted(graph.asset_check_keys, key=str):
@@ -42,6 +44,11 @@ def described(defs: dg.Definitions) -> str:
     for schedule in defs.schedules or []:
         when = f"{schedule.cron_schedule}, {schedule.default_status.value}"
         lines.append(f"schedule {schedule.name} ({when}): {schedule.job_name}")
+    for sensor in defs.sensors or []:
+        makes = isinstance(sensor, dg.AutomationConditionSensorDefinition)
+        does = "assets whose policy is auto" if makes else sensor.job_name
+        every = f"every {sensor.minimum_interval_seconds} s, {sensor.default_status.value}"
+        lines.append(f"sensor {sensor.name} ({every}): {does}")
     return "\n".join(lines) + "\n"
 
 

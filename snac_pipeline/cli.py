@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from snac_pipeline.errors import PipelineError, ProcessLost
+from snac_pipeline.errors import PipelineError, ProcessLost, trouble
 from snac_pipeline.settings import SETTINGS_VARIABLE, LayoutName, Settings, load_settings, settings_path
 
 MODEL_HELP = "a codec's folder, a training run's, or a hub id"
@@ -47,6 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         return options.error_status
     except BrokenPipeError:  # whoever read our output went away: `snac-pipeline ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if (sentence := trouble(error)) is None:
+            raise
+        traceback.print_exc()
+        speaker.error(sentence)
         return EXIT_FAILED
     except KeyboardInterrupt as interrupt:
         speaker.error(str(interrupt) or "interrupted; what was done is kept: run it again to go on")

@@ -17,6 +17,7 @@ from assets.corpus import corpus_assets
 from assets.decoders import Decoder, decoder_assets
 from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
+from assets.hooks import failure_notices
 from assets.restored import restored_assets
 from assets.tokens import token_assets
 from snac_pipeline.settings import Settings
@@ -41,4 +42,4 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
     ]
 
 
-__all__ = ["Definition", "all_assets", "collect_garbage"]
+__all__ = ["Definition", "all_assets", "collect_garbage", "failure_notices"]

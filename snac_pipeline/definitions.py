@@ -14,7 +14,7 @@ import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
-from assets import all_assets, collect_garbage  # noqa: E402
+from assets import all_assets, collect_garbage, failure_notices  # noqa: E402
 from resources import PipelineResource, console_logger  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
@@ -53,6 +53,7 @@ def build_defs(
                 description="Every night at two: look for new recordings, encode them. Off until switched on.",
             )
         ],
+        sensors=failure_notices(settings.notifications),
         resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
         loggers={"console": console_logger},
         # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.

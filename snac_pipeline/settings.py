@@ -22,6 +22,9 @@ PROJECT = Path(__file__).parents[1]
 SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
 """Environment variable that names the settings file to use instead of ./pipeline.yaml."""
 
+DEVICES_VARIABLE = "SNAC_PIPELINE_DEVICES"
+"""Environment variable with devices, as "cuda:0, cuda:1", to use instead of the settings' `devices`."""
+
 Precision = Literal["fp32", "tf32", "bf16"]
 """See codes/precision.py."""
 
@@ -249,6 +252,61 @@ class TokenSettings(Section):
     """Write repeated coarse frames as run lengths before merging."""
 
 
+def _variable_name(value: Any) -> Any:
+    """Refuse what is no name of an environment variable, without repeating it: it may be the secret itself."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        return value
+    raise ValueError(
+        "give the name of an environment variable, such as SLACK_WEBHOOK, and put the address or password into that "
+        "variable: this file is no place for it"
+    )
+
+
+VariableName = Annotated[str, pydantic.BeforeValidator(_variable_name)]
+
+
+class EmailSettings(Section):
+    """E-mail, by the names of environment variables that hold what it takes: all three, or none."""
+
+    server: VariableName | None = None
+    """Variable with the server, as smtp://user:password@host:587 or smtps://..."""
+    sender: VariableName | None = None
+    """Variable with the address that the e-mail comes from."""
+    recipients: VariableName | None = None
+    """Variable with the addresses that it goes to, with commas between them."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keys_only(cls, value: Any) -> Any:
+        if not isinstance(value, dict | EmailSettings):  # pydantic's own words would repeat it
+            raise ValueError(
+                "has the keys server, sender and recipients, each with the name of an environment variable"
+            )
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _all_or_none(self) -> "EmailSettings":
+        if len({value is None for value in (self.server, self.sender, self.recipients)}) > 1:
+            raise ValueError("e-mail needs all of server, sender and recipients")
+        return self
+
+
+class NotificationSettings(Section):
+    """Who is told of runs that fail. Here are names of environment variables only, never what they hold."""
+
+    webhook: VariableName | None = None
+    """Variable with an address that gets JSON of every run that fails: job, run_id, step, error, machine, text."""
+    slack: VariableName | None = None
+    """Variable with the address of a Slack incoming webhook."""
+    email: EmailSettings = EmailSettings()
+
+    @property
+    def channels(self) -> list[str]:
+        """Those that are named."""
+        named = {"webhook": self.webhook, "slack": self.slack, "email": self.email.server}
+        return [channel for channel, variable in named.items() if variable is not None]
+
+
 class Settings(Section):
     """All of pipeline.yaml. See the comments in the file that comes with the project."""
 
@@ -267,6 +325,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tokens: TokenSettings = TokenSettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @pydantic.field_validator("corpora")
     @classmethod
@@ -304,7 +363,10 @@ def load_settings(path: str | Path | None = None) -> Settings:
             f"the settings file {file} does not exist; name yours with --settings FILE or ${SETTINGS_VARIABLE}, or run "
             "this in the folder of pipeline.yaml"
         )
-    return _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
+    settings = _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
+    if devices := os.environ.get(DEVICES_VARIABLE, "").replace(",", " ").split():
+        return settings.model_copy(update={"devices": devices})
+    return settings
 
 
 def _resolve(settings: Settings, root: Path) -> Settings:

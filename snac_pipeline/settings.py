@@ -60,6 +60,8 @@ class CorpusSettings(Section):
     "utterance": every file is its own speaker."""
     metadata: str | None = None
     """In place of `speaker`, a CSV or parquet file with the columns path and speaker."""
+    confined: bool = False
+    """Set files aside that lie outside of the folder: behind links, and in lists at absolute paths, `..` and URLs."""
     split: Side | None = None
     """Put everything of this corpus in train, val or test; null: `split.val` and `split.test` divide its speakers."""
     train_dir: str | None = None
@@ -252,6 +254,13 @@ class TokenSettings(Section):
     """Write repeated coarse frames as run lengths before merging."""
 
 
+class GarbageSettings(Section):
+    """What is kept when garbage is collected, beside all that is needed."""
+
+    keep: int = pydantic.Field(3, ge=0)
+    """The newest so many runs of each phase, evaluations, and token results of each kind, needed or not."""
+
+
 def _variable_name(value: Any) -> Any:
     """Refuse what is no name of an environment variable, without repeating it: it may be the secret itself."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
@@ -325,6 +334,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tokens: TokenSettings = TokenSettings()
+    garbage: GarbageSettings = GarbageSettings()
     notifications: NotificationSettings = NotificationSettings()
 
     @pydantic.field_validator("corpora")

@@ -57,6 +57,11 @@ def evaluate(settings: Settings, on_event: OnEvent) -> dict[str, Any]:
     return {**places, **read_json(file), "left_out": comparison.left_out, "reused": reused}
 
 
+def evaluation_folder(settings: Settings) -> Path:
+    """Where `evaluate` puts its result, or finds it. Raises PipelineError where there is nothing to compare yet."""
+    return _plan(settings).folder
+
+
 def _plan(settings: Settings) -> _Comparison:
     model, base = base_codec(settings)
     results = decoder_results(settings)

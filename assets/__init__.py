@@ -17,6 +17,7 @@ from assets.corpus import corpus_assets
 from assets.decoders import Decoder, decoder_assets
 from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
+from assets.hooks import failure_notices
 from assets.policies import governed
 from assets.presentation import presented
 from assets.restored import restored_assets
@@ -44,4 +45,4 @@ def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Defini
     return governed(presented(made, settings.ui), settings)
 
 
-__all__ = ["Definition", "all_assets", "collect_garbage"]
+__all__ = ["Definition", "all_assets", "collect_garbage", "failure_notices"]

@@ -1,19 +1,25 @@
 """The pipeline's command line as a Dagster resource: one command in a child process, its progress in the run's log."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from snac_pipeline.engine import ChildFailed, Event, run_child
-from snac_pipeline.settings import Settings, load_settings
+from snac_pipeline.settings import DEVICES_VARIABLE, Settings, load_settings
 
 LINE_SECONDS = (5.0, 60.0)
 """Least and most seconds between lines of progress, a sixtieth of the time that has passed in between them: a line is a
 row in Dagster's database and costs 3.6 ms. An hour's training has 290 of them, a day's 1,700."""
+DEVICES_TAG = "devices"
+"""Run tag with the devices of this run, as "cuda:0, cuda:1", in place of the settings' `devices`."""
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext
 
 CHILD_ENVIRONMENT = {
@@ -37,13 +43,45 @@ class PipelineResource(dg.ConfigurableResource):
         return load_settings(self.settings_file)
 
     def run(self, context: Context, *command: str) -> dict[str, Any]:
-        """The result of `snac-pipeline *command`. What goes wrong there fails the step with its own sentence."""
+        """The result of `snac-pipeline *command`, on the devices of the run's tag `devices` where it has one.
+
+        What goes wrong there fails the step with its own sentence. Ctrl-C makes the run one that was canceled.
+        """
         argv = [sys.executable, "-m", "snac_pipeline.cli", *command, "--settings", self.settings_file, "--json"]
+        devices = context.run.tags.get(DEVICES_TAG)
+        environment = {**CHILD_ENVIRONMENT, **os.environ, **({DEVICES_VARIABLE: devices} if devices else {})}
         try:
-            return run_child(argv, ProgressLog(context.log), env={**CHILD_ENVIRONMENT, **os.environ})
+            with _canceled_by_ctrl_c(context):
+                return run_child(argv, ProgressLog(context.log), env=environment)
         except ChildFailed as error:
             metadata = {"last lines": dg.MetadataValue.md(f"```\n{error.tail}\n```")} if error.tail else {}
             raise dg.Failure(str(error), metadata=metadata) from None
+
+
+@contextlib.contextmanager
+def _canceled_by_ctrl_c(context: Context) -> Iterator[None]:
+    """Have Dagster take SIGINT for what it is. It calls a run that nobody terminated through it a failure; that is
+    right for SIGTERM, by which machines are shut down, and whose runs are retried."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, pressed = signal.getsignal(signal.SIGINT), threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        pressed.set()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except BaseException:
+        run = context.instance.get_run_by_id(context.run.run_id)
+        if pressed.is_set() and run is not None and run.status == dg.DagsterRunStatus.STARTED:
+            context.instance.report_run_canceling(run, "Ctrl-C was pressed.")
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class ProgressLog:

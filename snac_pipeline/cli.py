@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from snac_pipeline.errors import PipelineError, ProcessLost
+from snac_pipeline.errors import PipelineError, ProcessLost, trouble
 from snac_pipeline.settings import (
     SETTINGS_VARIABLE,
     LayoutName,
@@ -54,6 +55,12 @@ def main(argv: list[str] | None = None) -> int:
         return options.error_status
     except BrokenPipeError:  # whoever read our output went away: `snac-pipeline ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if (sentence := trouble(error)) is None:
+            raise
+        traceback.print_exc()
+        speaker.error(sentence)
         return EXIT_FAILED
     except KeyboardInterrupt as interrupt:
         speaker.error(str(interrupt) or "interrupted; what was done is kept: run it again to go on")
@@ -253,6 +260,12 @@ def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     return figures
 
 
+def _gc(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
+    from snac_pipeline.steps.garbage import collect_all
+
+    return collect_all(settings, options.delete, options.keep)
+
+
 def _restore(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.restoring import restore
 
@@ -349,6 +362,13 @@ def _status(options: argparse.Namespace, settings: Settings, on_event: OnEvent) 
     if options.json:
         return status
     return {**status, "runs": {name: run_line(run) for name, run in status["runs"].items()}}
+
+
+def _runs(options: argparse.Namespace, settings: Settings | None, on_event: OnEvent) -> Result:
+    from snac_pipeline.engine import run_child
+
+    result = run_child([sys.executable, "-m", "resources.runs", options.verb, *options.run], on_event)
+    return result if options.json else {name: value for name, value in result.items() if name != "runs"}
 
 
 def _demo(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -459,6 +479,30 @@ def _parser() -> argparse.ArgumentParser:
         "make 48 kHz audio of the recordings with the restorer of the settings",
         "  snac-pipeline restore\n  snac-pipeline restore --settings my-pipeline.yaml",
     )
+    gc = add(
+        "gc",
+        _gc,
+        "find what nothing needs any more, in codes and among old results, and delete it when asked to",
+        "  snac-pipeline gc\n  snac-pipeline gc --keep phase10-0123456789ab\n  snac-pipeline gc --delete",
+    )
+    gc.add_argument("--delete", action="store_true", help="delete what was found, instead of only listing it")
+    gc.add_argument(
+        "--keep", action="append", default=[], metavar="NAME", help="keep this run, evaluation or token result"
+    )
+    runs = add(
+        "runs",
+        _runs,
+        "Dagster's runs that have not ended; free those whose process was killed",
+        "  snac-pipeline runs list\n  snac-pipeline runs free",
+    )
+    runs.add_argument(
+        "verb",
+        choices=["list", "free"],
+        help="list: all that have begun and not ended; free: mark those as failed whose process is gone, which keep "
+        "the places of others",
+    )
+    runs.add_argument("run", nargs="*", metavar="RUN", help="free: only these, by their ids")
+    runs.set_defaults(needs_settings=False)
     train = add(
         "train",
         _train,

@@ -14,7 +14,7 @@ import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
-from assets import all_assets, collect_garbage, looking, policies  # noqa: E402
+from assets import all_assets, collect_garbage, failure_notices, looking, policies  # noqa: E402
 from resources import PipelineResource, console_logger  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
@@ -46,7 +46,11 @@ def build_defs(
         assets=all_assets(settings, recipes),
         jobs=_jobs(settings),
         schedules=[looking.schedule(options)] if options.schedule is not None else [],
-        sensors=[*([looking.sensor(options)] if options.watch else []), policies.sensor(options)],
+        sensors=[
+            *([looking.sensor(options)] if options.watch else []),
+            policies.sensor(options),
+            *failure_notices(settings.notifications),
+        ],
         resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
         loggers={"console": console_logger},
         # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.

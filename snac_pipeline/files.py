@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from snac_pipeline.errors import PipelineError
+from snac_pipeline.errors import PipelineError, is_full
 
 TEMPORARY_PREFIX = ".tmp-"
+NEARLY_FULL_BYTES = 1 << 16
+"""Free on a disk where a write that failed can only have failed for want of room."""
 
 
 def make_folder(path: Path) -> Path:
@@ -47,15 +49,21 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _named_if_full(path: Path) -> Iterator[None]:
-    """A disk or a quota that is full is something to tell, with the place."""
+    """A disk or a quota that is full is something to tell, with the place.
+
+    Not every library says so (torch.save: "unexpected pos"): then it is what the disk says.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    except PipelineError:
+        raise
+    except Exception as error:
+        if not is_full(error) and shutil.disk_usage(path.parent).free >= NEARLY_FULL_BYTES:
             raise
+        why = os.strerror(error.errno if isinstance(error, OSError) and error.errno else errno.ENOSPC)
         raise PipelineError(
-            f"cannot write {path}: {os.strerror(error.errno)}; make room there, or choose another `home` in "
-            "pipeline.yaml, or `--to`, and run again"
+            f"cannot write {path}: {why}; make room there, or choose another `home` in pipeline.yaml, or `--to`, and "
+            "run again"
         ) from error
 
 

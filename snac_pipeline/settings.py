@@ -24,6 +24,9 @@ PROJECT = Path(__file__).parents[1]
 SETTINGS_VARIABLE = "SNAC_PIPELINE_SETTINGS"
 """Environment variable that names the settings file to use instead of ./pipeline.yaml."""
 
+DEVICES_VARIABLE = "SNAC_PIPELINE_DEVICES"
+"""Environment variable with devices, as "cuda:0, cuda:1", to use instead of the settings' `devices`."""
+
 Precision = Literal["fp32", "tf32", "bf16"]
 """See codes/precision.py."""
 
@@ -71,6 +74,8 @@ class CorpusSettings(Section):
     "utterance": every file is its own speaker."""
     metadata: str | None = None
     """In place of `speaker`, a CSV or parquet file with the columns path and speaker."""
+    confined: bool = False
+    """Set files aside that lie outside of the folder: behind links, and in lists at absolute paths, `..` and URLs."""
     split: Side | None = None
     """Put everything of this corpus in train, val or test; null: `split.val` and `split.test` divide its speakers."""
     train_dir: str | None = None
@@ -385,6 +390,68 @@ def _is_cron_field(field: str, allowed: tuple[int, int]) -> bool:
     return True
 
 
+class GarbageSettings(Section):
+    """What is kept when garbage is collected, beside all that is needed."""
+
+    keep: int = pydantic.Field(3, ge=0)
+    """The newest so many runs of each phase, evaluations, and token results of each kind, needed or not."""
+
+
+def _variable_name(value: Any) -> Any:
+    """Refuse what is no name of an environment variable, without repeating it: it may be the secret itself."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        return value
+    raise ValueError(
+        "give the name of an environment variable, such as SLACK_WEBHOOK, and put the address or password into that "
+        "variable: this file is no place for it"
+    )
+
+
+VariableName = Annotated[str, pydantic.BeforeValidator(_variable_name)]
+
+
+class EmailSettings(Section):
+    """E-mail, by the names of environment variables that hold what it takes: all three, or none."""
+
+    server: VariableName | None = None
+    """Variable with the server, as smtp://user:password@host:587 or smtps://..."""
+    sender: VariableName | None = None
+    """Variable with the address that the e-mail comes from."""
+    recipients: VariableName | None = None
+    """Variable with the addresses that it goes to, with commas between them."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keys_only(cls, value: Any) -> Any:
+        if not isinstance(value, dict | EmailSettings):  # pydantic's own words would repeat it
+            raise ValueError(
+                "has the keys server, sender and recipients, each with the name of an environment variable"
+            )
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _all_or_none(self) -> "EmailSettings":
+        if len({value is None for value in (self.server, self.sender, self.recipients)}) > 1:
+            raise ValueError("e-mail needs all of server, sender and recipients")
+        return self
+
+
+class NotificationSettings(Section):
+    """Who is told of runs that fail. Here are names of environment variables only, never what they hold."""
+
+    webhook: VariableName | None = None
+    """Variable with an address that gets JSON of every run that fails: job, run_id, step, error, machine, text."""
+    slack: VariableName | None = None
+    """Variable with the address of a Slack incoming webhook."""
+    email: EmailSettings = EmailSettings()
+
+    @property
+    def channels(self) -> list[str]:
+        """Those that are named."""
+        named = {"webhook": self.webhook, "slack": self.slack, "email": self.email.server}
+        return [channel for channel, variable in named.items() if variable is not None]
+
+
 class Settings(Section):
     """All of pipeline.yaml. See the comments in the file that comes with the project."""
 
@@ -405,6 +472,8 @@ class Settings(Section):
     tokens: TokenSettings = TokenSettings()
     ui: UiSettings = UiSettings()
     automation: AutomationSettings = AutomationSettings()
+    garbage: GarbageSettings = GarbageSettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @pydantic.field_validator("corpora")
     @classmethod
@@ -455,7 +524,10 @@ def load_settings(path: str | Path | None = None) -> Settings:
             f"the settings file {file} does not exist; name yours with --settings FILE or ${SETTINGS_VARIABLE}, or run "
             "this in the folder of pipeline.yaml"
         )
-    return _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
+    settings = _resolve(parse_model(Settings, read_yaml(file), str(file)), file.resolve().parent)
+    if devices := os.environ.get(DEVICES_VARIABLE, "").replace(",", " ").split():
+        return settings.model_copy(update={"devices": devices})
+    return settings
 
 
 def _resolve(settings: Settings, root: Path) -> Settings:

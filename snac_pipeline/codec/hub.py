@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -82,8 +82,11 @@ def resolve(
 
 
 def first_line(error: Exception) -> str:
-    """What fits in a sentence of an error message that may be a page."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What fits in a sentence of an error message that may be a page, without the token that a hub may repeat."""
+    text = str(error).strip() or type(error).__name__
+    if token := get_token():
+        text = text.replace(token, "<token>")
+    return text.splitlines()[0][:200]
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -21,9 +21,12 @@ class CodesView:
 
     def __init__(self, folder: Path):
         self.digests = (folder / "digests.txt").read_text().split()
-        self.offsets = np.load(folder / "offsets.npy")
-        levels = sorted(folder.glob("level_*.npy"))
-        self.levels = [np.load(file, mmap_mode="r") for file in levels]
+        try:
+            self.offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            levels = sorted(folder.glob("level_*.npy"))
+            self.levels = [np.load(file, mmap_mode="r", allow_pickle=False) for file in levels]
+        except (ValueError, EOFError) as error:
+            raise PipelineError(f"{folder} is damaged ({error}); delete it: it is made again from the codes") from error
         frames = max(1, int(self.offsets[-1]))
         self.tokens_per_frame = [len(level) // frames for level in self.levels]
 
@@ -53,12 +56,17 @@ class CodesView:
         return slices
 
 
+def view_folder(home: Path, parts: Path, digests: Sequence[str]) -> Path:
+    """Where `build_view` puts the view of these codes."""
+    return home / "views" / value_digest([parts.name, list(digests)])[:16]
+
+
 def build_view(home: Path, parts: Path, digests: Sequence[str], spec: CodecSpec) -> Path:
     """The view of `digests` (in that order) from the parts in folder `parts`; reused when it is there already.
 
     One level is in memory at a time: 2 bytes for each of its tokens.
     """
-    folder = home / "views" / value_digest([parts.name, list(digests)])[:16]
+    folder = view_folder(home, parts, digests)
     if folder.exists():
         return folder
     located = locate_codes(parts, digests)

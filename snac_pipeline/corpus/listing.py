@@ -73,6 +73,8 @@ def list_corpus(corpus: Corpus, home: Path) -> Listing:
             f"corpus {corpus.name}: no audio in {corpus.path}: {others} wav, flac, mp3, ogg, opus or m4a; "
             "or correct `path` in pipeline.yaml"
         )
+    if corpus.confined:
+        _set_strays_aside(listing, corpus.root)
     if corpus.limit is not None:
         _keep_first(listing, corpus.limit)
     named, why = with_speakers(listing.files, SpeakerRule(corpus.speaker, corpus.name), corpus.metadata, corpus.root)
@@ -86,13 +88,29 @@ def listing_version(corpus: Corpus, home: Path) -> str:
     """Hash of the listing: another with any file that is new, gone, renamed or edited, or whose speaker changed.
     Raises what `list_corpus` raises."""
     listing = list_corpus(corpus, home)
-    hasher = xxhash.xxh3_128(repr((corpus.root, corpus.speaker, corpus.limit)).encode())
+    hasher = xxhash.xxh3_128(repr((corpus.root, corpus.speaker, corpus.limit, corpus.confined)).encode())
     for name, column in listing.files.to_dict().items():
         hasher.update(f"\0{name}\0".encode())
         hasher.update("\0".join(column).encode() if column.dtype == pl.String else column.to_numpy().tobytes())
     for fault in sorted(listing.faults):
         hasher.update(repr((fault.entry, fault.reason)).encode())
     return hasher.hexdigest()
+
+
+def _set_strays_aside(listing: Listing, root: str) -> None:
+    """Make faults of files that are, links followed, outside of the corpus's folder; in a store, of other URLs."""
+    named = listing.files.with_columns(file=file_of(root))
+    strays = {path for path, file in named.select("path", "file").iter_rows() if not _is_inside(root, path, file)}
+    reason = "lies outside of the corpus's folder, and the corpus is `confined`"
+    rows = listing.files.filter(pl.col("path").is_in(strays))
+    listing.faults += [Fault(Entry(*row), reason, "list") for row in rows.select(Entry._fields).iter_rows()]
+    listing.files = listing.files.filter(~pl.col("path").is_in(strays))
+
+
+def _is_inside(root: str, path: str, file: str) -> bool:
+    if is_url(root) or is_url(file):
+        return not (is_url(path) or path.startswith("/") or ".." in path.split("/"))
+    return os.path.realpath(os_path(file)).startswith(os.path.realpath(os_path(root)).rstrip("/") + "/")
 
 
 class _Columns:

@@ -49,6 +49,8 @@ MANIFEST = {
     **FACTS,
     **STAT,
 }
+OF_A_FOLDER = "below the root"
+"""In a manifest's metadata at `names`: all of its paths are relative ones, without `..`."""
 QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **STAT}
 
 
@@ -66,6 +68,7 @@ class Corpus:
                "utterance": every file is its own speaker, the explicit way to split by utterance. A file that is its
                own speaker bears its digest as the speaker's name.
     `metadata` in place of `speaker`: a CSV or parquet file with the columns `path` and `speaker`.
+    `confined` set aside files outside of `root`: behind links, and in lists at absolute paths, at `..` and URLs.
     `limit`    keep the first N files in the order of a hash of their relative paths: the same files every time,
                spread over the speakers.
     """
@@ -75,6 +78,7 @@ class Corpus:
     speaker: str | None = None
     limit: int | None = None
     metadata: Path | str | None = None
+    confined: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", _place(self.path))
@@ -140,10 +144,22 @@ def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
                 f"corpus {corpus} has no manifest of this version at {manifest_file(home, corpus)}; "
                 "run `snac-pipeline scan` or materialize the asset `manifest` for this corpus first"
             )
+        if metadata.get("names") == OF_A_FOLDER:
+            _refuse_strays(rows, manifest_file(home, corpus))
         frames.append(rows.with_columns(file=file_of(metadata["root"])))
     if not frames:
         raise PipelineError("no corpus is named; name at least one under `corpora` in pipeline.yaml")
     return pl.concat(frames)
+
+
+def _refuse_strays(rows: pl.DataFrame, file: Path) -> None:
+    """Names that scanning a folder cannot give were put in by somebody else: they could be of any file here."""
+    strays = rows.filter(pl.col("path").str.contains(rf"^/|^{URL}|(^|/)\.\.(/|$)"))["path"]
+    if len(strays):
+        raise PipelineError(
+            f"{file} names {strays[0]!r}, which is not in the corpus's folder, as scanning never writes it; delete the "
+            "manifest and scan again"
+        )
 
 
 def file_of(root: str) -> pl.Expr:

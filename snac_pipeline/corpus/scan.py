@@ -17,9 +17,11 @@ from pathlib import Path
 import polars as pl
 
 from snac_pipeline.corpus.listing import Entry, Fault, list_corpus
+from snac_pipeline.corpus.lists import is_table
 from snac_pipeline.corpus.manifest import (
     FACTS,
     MANIFEST,
+    OF_A_FOLDER,
     QUARANTINE,
     STAT,
     Corpus,
@@ -259,6 +261,7 @@ def _write(corpus: Corpus, home: Path, good: pl.DataFrame, bad: pl.DataFrame, wi
         "root": corpus.root,
         "speaker": corpus.speaker or "",
         "limit": str(corpus.limit or ""),
+        "names": "" if is_table(corpus.path) else OF_A_FOLDER,
         "listed_between": window,
     }
     file = quarantine_file(home, corpus.name)

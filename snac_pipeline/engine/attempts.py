@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from snac_pipeline.errors import PipelineError
+from snac_pipeline.errors import PipelineError, trouble
 
 ATTEMPTS = 3
 """Attempts at a whole part before it is cut in halves, which get one each."""
@@ -138,7 +138,7 @@ def attempt(work: Work, part: Part, device: str) -> Generator[tuple[str, Any], N
                 return
             except Exception as error:
                 traceback.print_exc()
-                yield "failed", f"{type(error).__name__}: {error}"
+                yield "failed", trouble(error) or f"{type(error).__name__}: {error}"
                 return
             if time.monotonic() - spoken >= BEAT_SECONDS:
                 yield "beat", news

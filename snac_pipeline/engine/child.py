@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from snac_pipeline.engine.memory import OomKills
 from snac_pipeline.errors import PipelineError
 
 GRACE_SECONDS = 8.0
@@ -70,7 +71,7 @@ def run_child(
     signal (KeyboardInterrupt, Dagster's interrupt), the child is asked to end, what it says on its way out goes to
     `on_text`, everything left after `grace_seconds` is killed, and the exception goes on.
     """
-    mark = secrets.token_hex(16)
+    mark, oom_kills = secrets.token_hex(16), OomKills()
     child = subprocess.Popen(
         list(argv),
         stdin=subprocess.DEVNULL,
@@ -92,7 +93,7 @@ def run_child(
     finally:
         for pipe in (child.stdout, child.stderr):
             pipe.close()
-    return _outcome(argv, child.returncode, listener)
+    return _outcome(argv, child.returncode, listener, oom_kills)
 
 
 def die_with_parent(parent: int) -> None:
@@ -286,7 +287,7 @@ def _processes() -> Iterator[_Process]:
                 yield _Process(int(name), int(fields[1]), int(fields[3]), int(fields[19]), fields[0] not in b"ZX")
 
 
-def _outcome(argv: Sequence[str], code: int, listener: _Listener) -> Event:
+def _outcome(argv: Sequence[str], code: int, listener: _Listener, oom_kills: OomKills) -> Event:
     word, tail = listener.last_word, "\n".join(listener.tail)
     command = shlex.join([Path(argv[0]).name, *argv[1:]])
     if code == 0 and word is not None and word["event"] == "result":
@@ -296,6 +297,8 @@ def _outcome(argv: Sequence[str], code: int, listener: _Listener) -> Event:
     if code < 0:
         name = signal.Signals(-code).name
         meaning = _SIGNAL_MEANINGS.get(signal.Signals(-code), "see its last lines")
+        if -code == signal.SIGKILL and oom_kills.happened():
+            meaning = "the kernel ended it, as the memory was full; use smaller batches or fewer processes"
         raise ChildFailed(f"`{command}` was killed by {name}: {meaning}", tail)
     if code == 0:
         raise ChildFailed(f"`{command}` ended without a result", tail)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from snac_pipeline.engine.attempts import Beat, Done, Failed, Part, Queue, Work, attempt
 from snac_pipeline.engine.child import die_with_parent
+from snac_pipeline.engine.memory import OomKills
 from snac_pipeline.errors import PipelineError
 
 START_SECONDS = 300.0
@@ -64,6 +65,7 @@ class LocalPool:
         self.places = dict(enumerate(map(Place, devices)))
         self.queue = Queue()
         self.events: deque[Beat | Done | Failed] = deque()
+        self.oom_kills = OomKills()
 
     def submit(self, number: int, part: Part, avoid: int | None = None) -> None:
         self.queue.put(number, part, avoid)
@@ -134,7 +136,7 @@ class LocalPool:
             kind, value = place.pipe.recv()
         except (EOFError, ConnectionResetError):
             place.process.join(GRACE_SECONDS)
-            self._fail(index, _end_of(place.process.exitcode))
+            self._fail(index, _end_of(place.process.exitcode, self.oom_kills))
             return
         number, _ = place.task
         place.deadline = time.monotonic() + self.hang_seconds
@@ -177,9 +179,11 @@ def _kill(place: Place) -> None:
     place.ready = False
 
 
-def _end_of(code: int | None) -> str:
+def _end_of(code: int | None, oom_kills: OomKills) -> str:
     if code is not None and code < 0:
-        hint = ", often for want of memory" if -code == signal.SIGKILL else ""
+        hint = ""
+        if -code == signal.SIGKILL:
+            hint = ": the kernel did, as the memory was full" if oom_kills.happened() else ", often for want of memory"
         return f"its worker process was killed by {signal.Signals(-code).name}{hint}"
     return f"its worker process ended with exit status {code}"
 

@@ -29,7 +29,14 @@ def corpus_of(settings: Settings, name: str, limit: int | None = None) -> Corpus
     if name not in settings.corpora:
         raise PipelineError(f"no corpus is called {name!r}; pipeline.yaml names {', '.join(settings.corpora)}")
     options = settings.corpora[name]
-    return Corpus(name, options.path, speaker=options.speaker, metadata=options.metadata, limit=limit or settings.limit)
+    return Corpus(
+        name,
+        options.path,
+        speaker=options.speaker,
+        metadata=options.metadata,
+        confined=options.confined,
+        limit=limit or settings.limit,
+    )
 
 
 def scan_corpus(settings: Settings, name: str, limit: int | None, on_event: OnEvent) -> dict[str, Any]:

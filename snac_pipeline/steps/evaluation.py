@@ -99,6 +99,11 @@ def _version(folder: Path, crashed: Sequence[str]) -> str:
     return value_digest([folder.name, *crashed]) if crashed else folder.name
 
 
+def evaluation_folder(settings: Settings) -> Path:
+    """Where `evaluate` puts its result, or finds it. Raises PipelineError where there is nothing to compare yet."""
+    return _plan(settings).folder
+
+
 def _plan(settings: Settings) -> _Comparison:
     options = settings.evaluation
     metrics = (*ev.METRICS, *ev.own_metrics(options))

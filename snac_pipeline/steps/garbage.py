@@ -1,7 +1,11 @@
 """What nothing needs any more in a home folder: found first, deleted only when asked to."""
 
+import contextlib
+import secrets
 import shutil
 import time
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,50 @@ from snac_pipeline.corpus import read_quarantine, read_utterances, scan_limit
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import TEMPORARY_PREFIX
 from snac_pipeline.settings import Settings
+from snac_pipeline.steps.keeping import Old, old_results
+from snac_pipeline.training.run_lock import only_one
 
 A_DAY = 24 * 3600.0
+
+
+def collect_all(
+    settings: Settings, delete: bool, named: Collection[str] = (), now: float | None = None
+) -> dict[str, Any]:
+    """`collect_garbage`, and results that nothing needs: old runs, evaluations, token results and views of codes.
+
+    named: results to keep for reasons that the home does not tell. `old` lists each with its reason and size.
+    """
+    now = time.time() if now is None else now
+    codes = collect_garbage(settings, delete, now)
+    found = old_results(settings, named, now, A_DAY)
+    sizes = {old.path: _size(old.path) for old in found}
+    gone = [old for old in found if not delete or _delete(old)]
+    counts = Counter(old.kind for old in gone)
+    return {
+        "runs": counts["run"],
+        "evaluations": counts["evaluation"],
+        "tokens": counts["tokens"],
+        "views": counts["view"],
+        **codes,
+        "bytes": codes["bytes"] + sum(sizes[old.path] for old in gone),
+        "old": [
+            {"path": str(old.path.relative_to(settings.home)), "why": old.why, "bytes": sizes[old.path]} for old in gone
+        ],
+    }
+
+
+def _delete(old: Old) -> bool:
+    """Whether it went: a run that began to train meanwhile stays. What is renamed is gone for all others at once."""
+    with contextlib.ExitStack() as held:
+        if old.kind == "run":
+            try:
+                held.enter_context(only_one(old.path))
+            except PipelineError:
+                return False
+        aside = old.path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        old.path.rename(aside)
+        shutil.rmtree(aside)
+    return True
 
 
 def collect_garbage(settings: Settings, delete: bool, now: float | None = None) -> dict[str, Any]:
@@ -22,7 +68,7 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
     These are temporary files and folders that a killed process left more than a day ago, and rows of parts that belong
     to no recording in the manifests or are read from another part. A part of which they are less than half stays as it
     is; one that has others too is written again without them.
-    Runs, evaluations and training views are never touched. `unseen` counts what the last scan could not look into, a
+    Results are not touched. `unseen` counts what the last scan could not look into, a
     folder without permission say: codes of recordings in there count as needed by none.
     Raises PipelineError after a scan with a limit, when the manifests do not have all recordings.
     """

@@ -59,17 +59,26 @@ def analyze(settings: Settings, what: TokenResult, on_event: OnEvent, parts: Pat
     the utterances count as held out.
     """
     codes = _project_codes(settings) if parts is None else _folder_codes(parts, settings.split.val)
-    selection = value_digest(codes.utterances.select("digest", "corpus", "split").sort("digest").rows())
-    version = value_digest([what, codes.fingerprint, selection, settings.tokens.used_by(what), REVISIONS[what]])[:16]
-    folder = settings.home / "tokens" / f"{what}-{version}"
+    folder = _folder_of(codes, settings, what)
     if (folder / "result.json").exists():
         return {**_result(folder), "left_out": codes.left_out, "reused": True}
     on_event({"message": f"{what} of the codes of {len(codes.utterances)} utterances"})
     with atomic_folder(folder) as temporary:
         figures = _STEPS[what](codes, settings, temporary)
         files = [str(Path(path).relative_to(temporary)) for path in figures.pop("files")]
-        write_json(temporary / "result.json", {"version": version, **figures, "files": files})
+        write_json(temporary / "result.json", {"version": folder.name.rpartition("-")[2], **figures, "files": files})
     return {**_result(folder), "left_out": codes.left_out, "reused": False}
+
+
+def tokens_folder(settings: Settings, what: TokenResult) -> Path:
+    """Where `analyze` puts a result of all corpora, or finds it. Raises PipelineError where there are no codes yet."""
+    return _folder_of(_project_codes(settings), settings, what)
+
+
+def _folder_of(codes: _Codes, settings: Settings, what: TokenResult) -> Path:
+    selection = value_digest(codes.utterances.select("digest", "corpus", "split").sort("digest").rows())
+    version = value_digest([what, codes.fingerprint, selection, settings.tokens.used_by(what), REVISIONS[what]])[:16]
+    return settings.home / "tokens" / f"{what}-{version}"
 
 
 def from_audio(settings: Settings, audio: Path, codec: str, limit: int | None, on_event: OnEvent) -> dict[str, Any]:

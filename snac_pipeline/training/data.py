@@ -3,6 +3,8 @@
 In: the training utterances and an epoch's plan (slices.py). Out: `Batch`es, read ahead of the training step.
 """
 
+import functools
+import os
 import queue
 import signal
 import threading
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.codes.view import CodesView
 from snac_pipeline.corpus.audio import read_audio
+from snac_pipeline.engine.child import die_with_parent
 from snac_pipeline.training.slices import Slice
 from snac_pipeline.training.targets import Targets
 
@@ -126,7 +129,7 @@ def read_batches(dataset: SpeechSlices, plan: Sequence[list[Slice]], workers: in
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_leave_ctrl_c_to_the_loop,
+        worker_init_fn=functools.partial(_begin_reading, os.getpid()),
         # Each start draws a number; from torch's own generator, a resumed epoch would have other noise.
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
@@ -134,9 +137,11 @@ def read_batches(dataset: SpeechSlices, plan: Sequence[list[Slice]], workers: in
     return iter(loader) if workers else _ahead(loader, depth=4)
 
 
-def _leave_ctrl_c_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches the workers too; they read on until the loop has written its checkpoint."""
+def _begin_reading(loop: int, worker: int) -> None:
+    """Ctrl-C reaches the workers too; they read on until the loop has written its checkpoint. They end with its process
+    (torch's own look for it comes every five seconds, and the run may by then have been begun again)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(loop)
 
 
 def _ahead(batches: Iterable[Batch], depth: int) -> Iterator[Batch]:

@@ -23,7 +23,7 @@ from snac_pipeline.codec import SNAC, CodecSpec, weights_digest
 from snac_pipeline.codec.hub import RUN_MODEL
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
 from snac_pipeline.codes.parts import codes_folder
-from snac_pipeline.codes.view import CodesView, build_view
+from snac_pipeline.codes.view import CodesView, build_view, view_folder
 from snac_pipeline.corpus.audio import resampled_length
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import TEMPORARY_PREFIX, make_folder, read_json, value_digest, write_json, write_text
@@ -135,6 +135,17 @@ def execute_run(
     return {**run.result(), "reused": False}
 
 
+def view_of(run: Run) -> Path | None:
+    """The view of codes that the run trains on; None where its input is audio."""
+    if (fingerprint := run.inputs.codes_fingerprint) is None:
+        return None
+    return view_folder(run.home, codes_folder(run.home, fingerprint), _digests(run))
+
+
+def _digests(run: Run) -> list[str]:
+    return [*run.train_rows["digest"], *run.val_rows["digest"]]
+
+
 def check_resumable(run: Run) -> None:
     """PipelineError when no attempt at the run has left anything to go on from."""
     if run.result() is None and not checkpoint_folders(run.folder):
@@ -165,8 +176,7 @@ def _train(run: Run, device: str, on_event: OnEvent, tracker: TrackerName, ranks
     spec, rates = model.spec, sorted(output_rates(recipe, model.spec).values())
     view = None
     if (fingerprint := inputs.codes_fingerprint) is not None:
-        digests = [*train_rows["digest"], *val_rows["digest"]]
-        view = ranks.first_does(lambda: build_view(home, codes_folder(home, fingerprint), digests, spec))
+        view = ranks.first_does(lambda: build_view(home, codes_folder(home, fingerprint), _digests(run), spec))
 
     def dataset(rows: pl.DataFrame) -> tuple[SpeechSlices, np.ndarray]:
         targets = targets_of(rows, recipe, 2 * spec.sampling_rate, inputs.restored)

@@ -1,0 +1,144 @@
+"""A project under `dagster dev`: the UI's server, the daemon and a code server, asked as the browser asks them."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from made_project import DAGSTER, Project
+
+from snac_pipeline.engine.child import MARK
+from snac_pipeline.settings import SETTINGS_VARIABLE
+
+LAUNCH = """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } } } }"""
+TERMINATE = """mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"""
+OVER = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A project that is served."""
+
+    project: Project
+    port: int
+    pid: int
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        address = f"http://127.0.0.1:{self.port}/graphql"
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    def launch(self, job: str, config: dict | None = None) -> str:
+        """Start a job as the Launchpad does; its run id."""
+        location = "snac_pipeline.definitions"
+        selector = {"repositoryLocationName": location, "repositoryName": "__repository__", "jobName": job}
+        params = {"selector": selector, "runConfigData": config or {}, "mode": "default"}
+        answer = self.ask(LAUNCH, params=params)["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return answer["run"]["runId"]
+
+    def terminate(self, run: str) -> None:
+        """Press Terminate."""
+        answer = self.ask(TERMINATE, run=run)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer
+
+    def status(self, run: str) -> dg.DagsterRunStatus:
+        with self.project.instance() as instance:
+            return instance.get_run_by_id(run).status
+
+    def wait_while_it_runs(self, run: str, condition: Callable[[], Any], seconds: float = 300.0) -> None:
+        """Until `condition` holds; the run may not end before."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.status(run) not in OVER, self.project.log(run)
+            return False
+
+        wait_for(holds, seconds)
+
+    def wait_until_over(self, run: str, seconds: float = 300.0) -> dg.DagsterRunStatus:
+        wait_for(lambda: self.status(run) in OVER, seconds)
+        return self.status(run)
+
+
+@contextlib.contextmanager
+def serving(project: Project, **environment: str) -> Iterator[Server]:
+    """`dagster dev` for a project, until it answers; its end with everything that it started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(DAGSTER), "dev", "-m", "snac_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    own = {"DAGSTER_HOME": str(project.folder / ".dagster"), SETTINGS_VARIABLE: str(project.settings_file)}
+    with (project.folder / "dagster-dev.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=project.folder, env={**os.environ, **own, **environment}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        server = Server(project, port, process.pid)
+        try:
+            wait_for(lambda: _answers(server, process), 120)
+            yield server
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            finally:
+                for pid in descendants_in(own["DAGSTER_HOME"]):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+
+def _answers(server: Server, process: subprocess.Popen) -> bool:
+    assert process.poll() is None, (server.project.folder / "dagster-dev.log").read_text()
+    try:
+        found = server.ask("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+        return bool(found["repositoriesOrError"].get("nodes"))
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def descendants_in(dagster_home: str) -> list[int]:
+    """Processes with this DAGSTER_HOME: Dagster's own, and those of steps."""
+    return [pid for pid, words in _environments() if f"DAGSTER_HOME={dagster_home}" in words]
+
+
+def step_processes(project: Project) -> list[int]:
+    """Processes of the project's steps: the commands that assets run, and all that these started."""
+    home = f"DAGSTER_HOME={project.folder / '.dagster'}"
+    return [pid for pid, words in _environments() if home in words and any(w.startswith(f"{MARK}=") for w in words)]
+
+
+def _environments() -> Iterator[tuple[int, list[str]]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # others' processes, and those that are gone
+            words = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+            state = (process / "stat").read_text().rpartition(") ")[2].split()[0]
+            if state not in "ZX":
+                yield int(process.name), words
+
+
+def everything_in(folder: Path) -> bytes:
+    """The bytes of all files below a folder, Dagster's databases and logs among them."""
+    return b"\0".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())

@@ -23,33 +23,41 @@ from snac_pipeline.files import read_parquet, write_parquet
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
 PROBE_REVISION = 3
 
-STAT = {
-    "size": pl.Int64,
-    "mtime_ns": pl.Int64,
-    "ctime_ns": pl.Int64,  # 0 in a store, which has none
-    "store_key": pl.String,  # hash of what a store tells about a file (ETag, checksum, times); "" on this machine
-}
-FACTS = {
-    "format": pl.String,  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
-    "num_frames": pl.Int64,  # decoded, at the file's own rate
-    "header_frames": pl.Int64,  # what the header says; null where it says nothing
-    "sample_rate": pl.Int32,
-    "channels": pl.Int32,
-    "duration": pl.Float64,  # seconds, of the decoded frames
-    "peak": pl.Float32,  # max |x| over all channels, full scale = 1
-    "bandwidth": pl.Float32,  # Hz, highest frequency with real content; see bandwidth.Bandwidth
-    "flags": pl.List(pl.String),
-}
-MANIFEST = {
-    "digest": pl.String,
-    "path": pl.String,
-    "corpus": pl.String,
-    "speaker": pl.String,
-    "stratum": pl.String,
-    **FACTS,
-    **STAT,
-}
-QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **STAT}
+STAT = pl.Schema(
+    {
+        "size": pl.Int64(),
+        "mtime_ns": pl.Int64(),
+        "ctime_ns": pl.Int64(),  # 0 in a store, which has none
+        "store_key": pl.String(),  # hash of what a store tells about a file (ETag, checksum, times); "" on this machine
+    }
+)
+FACTS = pl.Schema(
+    {
+        "format": pl.String(),  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
+        "num_frames": pl.Int64(),  # decoded, at the file's own rate
+        "header_frames": pl.Int64(),  # what the header says; null where it says nothing
+        "sample_rate": pl.Int32(),
+        "channels": pl.Int32(),
+        "duration": pl.Float64(),  # seconds, of the decoded frames
+        "peak": pl.Float32(),  # max |x| over all channels, full scale = 1
+        "bandwidth": pl.Float32(),  # Hz, highest frequency with real content; see bandwidth.Bandwidth
+        "flags": pl.List(pl.String()),
+    }
+)
+MANIFEST = pl.Schema(
+    {
+        "digest": pl.String(),
+        "path": pl.String(),
+        "corpus": pl.String(),
+        "speaker": pl.String(),
+        "stratum": pl.String(),
+        **FACTS,
+        **STAT,
+    }
+)
+QUARANTINE = pl.Schema(
+    {"path": pl.String(), "reason": pl.String(), "stage": pl.String(), "digest": pl.String(), **STAT}
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Corpus:
     @property
     def root(self) -> str:
         """What paths count from, in stored form: the folder or URL, or the folder of the list."""
-        if is_url(self.path):
+        if isinstance(self.path, str):
             return _parent(self.path) if is_table(self.path) else self.path
         return stored_path(str((self.path.parent if is_table(self.path) else self.path).resolve()))
 
@@ -162,12 +170,12 @@ def scan_limit(home: Path, corpus: str) -> int | None:
 
 def read_quarantine(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
     """Everything set aside from the named corpora, by scanning or splitting: `corpus` and the quarantine's columns."""
-    frames = [pl.DataFrame(schema={"corpus": pl.String, **QUARANTINE})]
+    frames = [pl.DataFrame(schema={"corpus": pl.String(), **QUARANTINE})]
     for corpus in corpora:
         found, _ = read_rows(quarantine_file(home, corpus), QUARANTINE)
         frames.append(found.select(pl.lit(corpus).alias("corpus"), *QUARANTINE))
     if (file := split_quarantine_file(home)).exists():
-        found = _typed(read_parquet(file), {"corpus": pl.String, **QUARANTINE})
+        found = _typed(read_parquet(file), {"corpus": pl.String(), **QUARANTINE})
         frames.append(found.filter(pl.col("corpus").is_in(list(corpora))))
     return pl.concat(frames)
 
@@ -205,4 +213,4 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _typed(table: pa.Table, schema: Mapping[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table)).select(*schema).cast(dict(schema))
+    return pl.DataFrame(pl.from_arrow(table)).select(*schema).cast(pl.Schema(schema))

@@ -172,7 +172,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         ) from error
 
 
-def content_digest(path: str | bytes | os.PathLike) -> str:
+def content_digest(path: str | bytes | os.PathLike[str]) -> str:
     """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
     with open(path, "rb") as handle:
         return stream_digest(handle)

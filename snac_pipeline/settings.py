@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
+from pydantic_core import ErrorDetails
 
 from snac_pipeline.errors import PipelineError
 
@@ -98,7 +99,7 @@ class CorpusSettings(Section):
     @property
     def ready_made(self) -> dict[Side, str]:
         """The folders that are divided already, by split."""
-        folders = {"train": self.train_dir, "val": self.val_dir, "test": self.test_dir}
+        folders: dict[Side, str | None] = {"train": self.train_dir, "val": self.val_dir, "test": self.test_dir}
         return {split: folder for split, folder in folders.items() if folder is not None}
 
     def by_side(self, name: str) -> dict[str, "CorpusSettings"]:
@@ -555,7 +556,9 @@ def _resolve(settings: Settings, root: Path) -> Settings:
     )
     corpora = {
         name: corpus.model_copy(
-            update={"path": located(corpus.path), "metadata": corpus.metadata and located(corpus.metadata)}
+            update={
+                key: place and located(place) for key, place in (("path", corpus.path), ("metadata", corpus.metadata))
+            }
         )
         for name, corpus in settings.corpora.items()
     }
@@ -618,7 +621,7 @@ def parse_model(model: type[Model], content: dict[str, Any], source: str) -> Mod
         raise PipelineError(f"{source}: " + "; ".join(lines)) from error
 
 
-def _words(problem: Any) -> str:
+def _words(problem: ErrorDetails) -> str:
     """What is wrong with a value, in words of YAML, not of Python."""
     match problem["type"]:
         case "missing":
@@ -633,17 +636,19 @@ def _words(problem: Any) -> str:
             return problem["msg"]
 
 
-def _known_keys(kind: Any, place: tuple) -> list[str]:
+def _known_keys(kind: Any, place: tuple[int | str, ...]) -> list[str]:
     """Field names at `place` below `kind`: a section, or a list or mapping of sections."""
-    if not isinstance(kind, type):  # list[Stage], dict[str, Head]
+    if not (isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)):  # list[Stage], dict[str, Head]
         return _known_keys(get_args(kind)[-1], place[1:])
-    return _known_keys(kind.model_fields[place[0]].annotation, place[1:]) if place else list(kind.model_fields)
+    if not place:
+        return list(kind.model_fields)
+    return _known_keys(kind.model_fields[str(place[0])].annotation, place[1:])
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that also reads 1e-4 as a number and refuses a key that is there twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for name, _ in node.value:
             key = str(name.value)

@@ -62,7 +62,7 @@ def _newest_evaluation(home: Path) -> dict[str, Any] | None:
 
 def _rows(file: Path) -> int:
     try:
-        return pq.read_metadata(file).num_rows
+        return int(pq.read_metadata(file).num_rows)
     except (pa.ArrowException, OSError) as error:
         raise PipelineError(f"{file} is damaged: {error}; delete it and run the step that writes it again") from error
 

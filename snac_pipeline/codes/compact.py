@@ -127,7 +127,8 @@ def _by_part(rows: pl.DataFrame) -> dict[int, pl.Series]:
 
 def _groups(counted: Sequence[tuple[int, int]], limit: int) -> Iterator[list[int]]:
     """Runs of parts with at most `limit` rows together; counted: (part, rows to write) of fewer than limit / 2 each."""
-    group, total = [], 0
+    group: list[int] = []
+    total = 0
     for part, rows in counted:
         if total + rows > limit:
             yield group
@@ -142,12 +143,13 @@ def _shortest(part: Path) -> int:
     """Samples of the part's shortest utterance, from the statistics in its footer."""
     metadata = pq.read_metadata(part)
     column = metadata.schema.names.index("num_samples")
-    return metadata.row_group(0).column(column).statistics.min
+    return int(metadata.row_group(0).column(column).statistics.min)
 
 
 def _write(folder: Path, plan: Rewrite) -> Path:
     """Commit the new part: the kept rows, shortest first."""
-    tables, facts = [], {}
+    tables: list[pa.Table] = []
+    facts: dict[str, set[str]] = {}
     for part, digests in zip(plan.old, plan.kept, strict=True):
         if len(digests):
             table = read_parquet(part)

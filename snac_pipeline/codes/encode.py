@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codec.streaming import Stretch, stretches
-from snac_pipeline.codes.precision import Precision, quantize
+from snac_pipeline.codes.precision import quantize
 from snac_pipeline.corpus.audio import resampled_length
+from snac_pipeline.settings import Precision
 
 ONE_BY_ONE = ("cpu",)
 """Kinds of device where the rows of a batch are encoded one after the other. Kernels are chosen by shape, and round
@@ -29,8 +31,8 @@ class Recording(NamedTuple):
     """Length at the codec's sampling_rate."""
 
 
-def recordings(utterances, spec: CodecSpec) -> list[Recording]:
-    """The rows of a polars frame with digest, file, num_frames and sample_rate as `Recording`s."""
+def recordings(utterances: pl.DataFrame, spec: CodecSpec) -> list[Recording]:
+    """The rows with digest, file, num_frames and sample_rate as `Recording`s."""
     rows = utterances.select("digest", "file", "num_frames", "sample_rate").rows()
     return [
         Recording(digest, file, resampled_length(frames, rate, spec.sampling_rate))
@@ -90,7 +92,7 @@ def encode_array(model: SNAC, audio_BT: np.ndarray, precision: Precision) -> lis
     device = next(model.parameters()).device
     at_once = 1 if device.type in ONE_BY_ONE else len(audio_BT)
     audio_B1T = torch.from_numpy(audio_BT)[:, None]
-    rows = [quantize(model, some.to(device), precision).codes for some in audio_B1T.split(at_once)]
+    rows = [quantize(model, some.to(device), precision).codes for some in torch.split(audio_B1T, at_once)]
     return [torch.cat(level).cpu().numpy().astype(np.uint16) for level in zip(*rows, strict=True)]
 
 

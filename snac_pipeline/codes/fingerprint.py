@@ -3,9 +3,9 @@
 from typing import Any
 
 from snac_pipeline.codec import SNAC, weights_digest
-from snac_pipeline.codes.precision import Precision
 from snac_pipeline.corpus.audio import MONO_RULE, RESAMPLER
 from snac_pipeline.files import value_digest
+from snac_pipeline.settings import Precision
 
 ENCODER_REVISION = 1
 """Raised when a change of this code changes codes."""

@@ -8,6 +8,7 @@ same work without harm. Beside the parts lies quarantine.parquet, the utterances
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,7 @@ from snac_pipeline.files import make_folder, read_parquet, value_digest, write_j
 
 FINGERPRINT_FILE = "fingerprint.json"
 QUARANTINE_FILE = "quarantine.parquet"
-QUARANTINE = {"digest": pl.String, "file": pl.String, "reason": pl.String, "stage": pl.String}
+QUARANTINE = pl.Schema({"digest": pl.String, "file": pl.String, "reason": pl.String, "stage": pl.String})
 """Columns of `encode_quarantine`."""
 
 
@@ -97,7 +98,7 @@ def write_rows(folder: Path, rows: pa.Table, metadata: Mapping[str, str]) -> Pat
     return path
 
 
-def prepare_folder(folder: Path, identity: dict) -> None:
+def prepare_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Create the folder of an encoder's parts with a file that says what its fingerprint was made of."""
     make_folder(folder)
     if not (folder / FINGERPRINT_FILE).exists():

@@ -46,7 +46,8 @@ def quantize(model: SNAC, audio_B1T: Tensor, precision: Precision) -> Quantized:
     with _tf32(precision == "tf32"), _BFloat16Convolutions() if precision == "bf16" else contextlib.nullcontext():
         latents = model.encoder(audio)
     with _tf32(False):
-        return model.quantizer(latents)
+        quantized: Quantized = model.quantizer(latents)
+    return quantized
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ class _BFloat16Convolutions(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function is torch.conv1d:
             args = tuple(arg.bfloat16() if isinstance(arg, Tensor) else arg for arg in args)

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
 from typing import Any, NamedTuple
@@ -37,11 +37,11 @@ class Read(NamedTuple):
     files: list[tuple[str, str]]
     """(digest, path) of each."""
     start: int
-    count: int
+    samples: int
 
     @property
     def shape(self) -> tuple[int, int]:
-        return len(self.files), self.count
+        return len(self.files), self.samples
 
 
 Audio = tuple[np.ndarray, list[str | None]]
@@ -61,7 +61,7 @@ def read_window(read: Read, sample_rate: int, out_BT: np.ndarray, long: InOrder)
             if read.start == 0 and digest_of(openable(file)) != digest:
                 raise UnreadableAudio(file, "changed since the scan")
             reader = long.read if read.start else read_audio
-            out_BT[row] = reader(file, sample_rate, read.start, read.count)
+            out_BT[row] = reader(file, sample_rate, read.start, read.samples)
         except UnreadableAudio as error:
             errors[row] = str(error)
     return errors
@@ -74,7 +74,7 @@ class InlineReader:
         self.sample_rate = sample_rate
         self.long = InOrder()
 
-    def read(self, reads: Sequence[Read]) -> Iterator[Audio]:
+    def read(self, reads: Sequence[Read]) -> Generator[Audio, None, None]:
         for read in reads:
             audio = np.empty(read.shape, np.float32)
             yield audio, read_window(read, self.sample_rate, audio, self.long)
@@ -89,7 +89,7 @@ class Readers:
     def __init__(self, count: int, samples: int, sample_rate: int) -> None:
         self.readers = [_Reader(samples, sample_rate) for _ in range(count)]
 
-    def read(self, reads: Sequence[Read]) -> Iterator[Audio]:
+    def read(self, reads: Sequence[Read]) -> Generator[Audio, None, None]:
         """The audio of each, in order; it is valid until the next is asked for. Raises RuntimeError when one dies."""
         count = len(self.readers)
         for i, read in enumerate(reads[: SLOTS * count]):
@@ -122,10 +122,11 @@ class _Reader:
 
     def answer(self) -> list[str | None]:
         try:
-            return self.pipe.recv()
+            errors: list[str | None] = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             raise RuntimeError(f"a reading process died with exit status {self.process.exitcode}") from None
+        return errors
 
     def audio(self, read: Read, slot: int) -> np.ndarray:
         return self.memory[slot].array(read.shape)

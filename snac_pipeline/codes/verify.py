@@ -21,10 +21,11 @@ from snac_pipeline.codes.parts import (
     part_schema,
     read_codes,
 )
-from snac_pipeline.codes.precision import TOLERANCES, Precision, Tolerance, quantize
+from snac_pipeline.codes.precision import TOLERANCES, Tolerance, quantize
 from snac_pipeline.corpus.audio import InOrder, resampled_length
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_parquet
+from snac_pipeline.settings import Precision
 
 NAMED = 20
 """Digests that one sentence about a part names at most."""
@@ -101,7 +102,7 @@ def compare_sample(
     model: SNAC,
     folder: Path,
     utterances: pl.DataFrame,
-    digests: Sequence[str],
+    digests: Sequence[str] | pl.Series,
     count: int,
     batch_seconds: float = 60.0,
     precision: Precision = "fp32",
@@ -114,7 +115,7 @@ def compare_sample(
     and this is one, not one token differs; else what `TOLERANCES` allows.
     """
     rows = _sample(utterances, digests, count)
-    cached = read_codes(folder, rows["digest"].to_list()) if len(rows) else None
+    cached = read_codes(folder, rows["digest"].to_list()) if len(rows) else pl.DataFrame()
     tolerance, found = TOLERANCES[precision], Differences()
     for i, item in enumerate(recordings(rows, model.spec)):
         levels = [cached[f"codes_{k}"][i].to_numpy() for k in range(model.spec.levels)]
@@ -143,7 +144,7 @@ def token_agreement(model: SNAC, folder: Path, utterances: pl.DataFrame, batch_s
     return [same / int(cached[f"codes_{k}"].list.len().sum()) for k, same in enumerate(equal)]
 
 
-def _sample(utterances: pl.DataFrame, digests: Sequence[str], count: int) -> pl.DataFrame:
+def _sample(utterances: pl.DataFrame, digests: Sequence[str] | pl.Series, count: int) -> pl.DataFrame:
     """The first `count` by digest, which is as good as random and hardly changes when others are added."""
     chosen = pl.DataFrame({"digest": digests}, schema={"digest": pl.String})
     return utterances.join(chosen, on="digest", how="semi").sort("digest").head(count)
@@ -277,11 +278,11 @@ def _wrong_sum(folder: Path, utterances: pl.DataFrame, held: pl.DataFrame, spec:
     if len(missing):
         yield (
             f"{len(missing)} of {len(utterances)} utterances are neither cached nor in the quarantine of {folder}, the "
-            f"first {missing.min()}; run `snac-pipeline cache`"
+            f"first {missing.min()!s}; run `snac-pipeline cache`"
         )
     both = quarantine.join(held, on="digest", how="semi")["digest"]
     if len(both):
         yield (
-            f"{len(both)} utterances are cached and also in the quarantine of {folder}, the first {both.min()}; "
+            f"{len(both)} utterances are cached and also in the quarantine of {folder}, the first {both.min()!s}; "
             "run `snac-pipeline cache`"
         )

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
+import polars as pl
 import soxr
 
 from snac_pipeline.corpus.decoding import Stream, open_stream
@@ -25,14 +27,17 @@ MONO_RULE = "mean of channels"
 # 12 pairs of rates: 256 gives 3e-7, 64 gives 2e-3).
 _CONTEXT = 256
 
+Whole = TypeVar("Whole", int, pl.Expr)
+"""Whole numbers: one, or a column of them."""
 
-def resampled_length(num_frames: int, source_rate: int, target_rate: int) -> int:
+
+def resampled_length(num_frames: Whole, source_rate: Whole, target_rate: int) -> Whole:
     """Samples at `target_rate` of `num_frames` at `source_rate`: num_frames * target / source, halves rounded up."""
     return (2 * num_frames * target_rate + source_rate) // (2 * source_rate)
 
 
 def read_audio(
-    path: str | bytes | os.PathLike, sample_rate: int, start: int = 0, frames: int | None = None
+    path: str | bytes | os.PathLike[str], sample_rate: int, start: int = 0, frames: int | None = None
 ) -> np.ndarray:
     """Read mono float32 audio x_T at `sample_rate` Hz from a path, a URL, or the `file` of a manifest's row.
 
@@ -54,10 +59,10 @@ class InOrder:
     """
 
     def __init__(self) -> None:
-        self._path: str | bytes | os.PathLike | None = None
+        self._path: str | bytes | os.PathLike[str] | None = None
         self._open = contextlib.ExitStack()
 
-    def read(self, path: str | bytes | os.PathLike, sample_rate: int, start: int, frames: int) -> np.ndarray:
+    def read(self, path: str | bytes | os.PathLike[str], sample_rate: int, start: int, frames: int) -> np.ndarray:
         """As `read_audio`."""
         if path != self._path:
             self._begin(path)
@@ -73,7 +78,7 @@ class InOrder:
         self._path = None
         self._open.close()
 
-    def _begin(self, path: str | bytes | os.PathLike) -> None:
+    def _begin(self, path: str | bytes | os.PathLike[str]) -> None:
         self.close()
         self._stream = self._open.enter_context(open_stream(path))
         if self._stream.seeks:
@@ -81,8 +86,9 @@ class InOrder:
         self._path, self._blocks = path, self._stream.blocks(0, None)
         self._first, self._kept = 0, np.zeros(0, np.float32)  # source frames from `_first` on
 
-    def _forward(self, first: int, frames: int) -> np.ndarray:
+    def _forward(self, first: int, frames: int | None) -> np.ndarray:
         """Source frames [first, first + frames), fewer where the file ends."""
+        assert frames is not None, "a stretch has an end"
         pieces, end = [self._kept], self._first + len(self._kept)
         try:
             while end < first + frames and (block := next(self._blocks, None)) is not None:
@@ -134,7 +140,7 @@ class Audio:
 
 
 @contextlib.contextmanager
-def open_audio(path: str | bytes | os.PathLike, sample_rate: int, *, mix: bool = True) -> Iterator[Audio]:
+def open_audio(path: str | bytes | os.PathLike[str], sample_rate: int, *, mix: bool = True) -> Iterator[Audio]:
     """Open a file to be read once, in the memory of a block. mix: the mean of its channels, in place of all of them.
 
     Raises PipelineError naming the path where the file cannot be decoded, when its blocks are read too.

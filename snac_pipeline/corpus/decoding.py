@@ -44,7 +44,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def open_stream(path: str | bytes | os.PathLike) -> Iterator[Stream]:
+def open_stream(path: str | bytes | os.PathLike[str]) -> Iterator[Stream]:
     """Open an audio file by its path, the stored form of it, or a URL. Raises UnreadableAudio naming it."""
     path = openable(path)
     with open_file(path) as handle:
@@ -55,7 +55,7 @@ def open_stream(path: str | bytes | os.PathLike) -> Iterator[Stream]:
                 with _Straight(handle if is_url(path) else path) as file:  # by path libsndfile reads without Python
                     yield _soundfile_stream(file, path, kind)
             else:  # an open file and a named demuxer: FFmpeg would take some names for protocols and playlists
-                with av.open(handle, format=kind.demuxer, metadata_errors="replace") as container:
+                with av.open(handle, mode="r", format=kind.demuxer, metadata_errors="replace") as container:
                     yield _av_stream(container, path, kind)
         except UnreadableAudio:
             raise
@@ -63,7 +63,7 @@ def open_stream(path: str | bytes | os.PathLike) -> Iterator[Stream]:
             raise UnreadableAudio(path, _decoder_message(error)) from error
 
 
-class _Straight(soundfile.SoundFile):
+class _Straight(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Reads on without the seek that soundfile makes after every read: it would hide a hole in ogg by going back."""
 
     def seekable(self) -> bool:
@@ -98,8 +98,9 @@ def _av_stream(container: av.container.InputContainer, path: bytes, kind: Kind) 
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise UnreadableAudio(path, "the audio inside is protected, damaged, or of a codec that FFmpeg does not know")
-    guessed = not stream.duration or "no_xing" in kind.flags  # then from the bit rate of the first frames
-    header = None if guessed else round(stream.duration * stream.time_base * stream.rate)
+    header = None
+    if stream.duration and stream.time_base and "no_xing" not in kind.flags:  # else guessed from the first bit rate
+        header = round(stream.duration * stream.time_base * stream.rate)
 
     def blocks(start: int, frames: int | None) -> Iterator[np.ndarray]:  # from the beginning: seeking is not exact
         position = 0

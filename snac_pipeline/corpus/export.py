@@ -29,7 +29,9 @@ OURS = ".snac-pipeline-export"  # a folder: the index, and entries that are move
 INDEX = "index.parquet"
 
 # `entry` is relative to the folder; a link has the stored form of its `target`, a copy the size and date of its file.
-_ENTRY = {"entry": pl.String, "digest": pl.String, "target": pl.String, "size": pl.Int64, "mtime_ns": pl.Int64}
+_ENTRY = pl.Schema(
+    {"entry": pl.String, "digest": pl.String, "target": pl.String, "size": pl.Int64, "mtime_ns": pl.Int64}
+)
 _DATE_NS = 2_000_000_000  # the finest date that some file systems keep
 
 # Equal for names that are one name where case, or the way accents are written, does not count.
@@ -151,7 +153,7 @@ def _refuse_places(rows: pl.DataFrame, folder: Path, copy: bool) -> None:
 def _refuse_foreign(foreign: pl.DataFrame, folder: Path) -> None:
     if foreign.is_empty():
         return
-    first = folder / foreign["entry"].min()
+    first = folder / str(foreign["entry"].min())
     more = f" and {len(foreign) - 1} more" * (len(foreign) > 1)
     raise PipelineError(
         f"{first}{more} is in the way: the export did not write it, or it was changed since; move it away, or export "
@@ -187,7 +189,7 @@ def _look(folder: Path, entries: pl.Series) -> pl.DataFrame:
 
 def _remove(folder: Path, entries: pl.Series) -> None:
     """Unlink entries, and then folders that they leave empty."""
-    folders = set()
+    folders: set[Path] = set()
     for entry in entries:
         (folder / entry).unlink(missing_ok=True)
         folders.update(Path(entry).parents[:-1])
@@ -200,7 +202,7 @@ def _write(folder: Path, rows: pl.DataFrame, copy: bool, progress: Progress | No
     unfinished = folder / OURS
     put = _put_copy if copy else _put_link
 
-    def write(row: tuple) -> None:
+    def write(row: tuple[str, str, str, int]) -> None:
         digest, file, entry, mtime_ns = row
         place = folder / entry
         try:

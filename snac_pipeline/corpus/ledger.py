@@ -18,7 +18,9 @@ from snac_pipeline.files import make_folder, read_parquet, write_parquet
 TRAIN = "train"
 SIDES = (TRAIN, "val", "test")
 
-SCHEMA = {"kind": pl.Enum(["speaker", "digest"]), "member": pl.String, "group": pl.String, "split": pl.Enum(SIDES)}
+SCHEMA = pl.Schema(
+    {"kind": pl.Enum(["speaker", "digest"]), "member": pl.String(), "group": pl.String(), "split": pl.Enum(SIDES)}
+)
 
 
 @dataclass
@@ -41,14 +43,14 @@ class Ledger:
     def added_groups(self) -> int:
         """The number of groups that are not on the disk yet."""
         old, new = (rows["group"].unique() for rows in (self.rows[: self.saved], self.rows[self.saved :]))
-        return len(new) - new.is_in(old.implode()).sum()
+        return len(new) - int(new.is_in(old.implode()).sum())
 
     def save(self) -> None:
         """Append what was added; nothing is written when nothing was added."""
         if len(self.rows) == self.saved:
             return
         assert not self.rows.select(pl.struct("kind", "member").is_duplicated().any()).item(), "a member has two places"
-        texts = {name: pl.String for name in SCHEMA}
+        texts = pl.Schema({name: pl.String for name in SCHEMA})
         write_parquet(self.file, self.rows.cast(texts).to_arrow())
         self.saved = len(self.rows)
 

@@ -7,10 +7,10 @@ are listed and compared without work in Python for each beyond its stat.
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import xxhash
@@ -25,7 +25,7 @@ from snac_pipeline.errors import PipelineError
 
 AUDIO_EXTENSIONS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"})
 
-FILES = {"path": pl.String, **STAT, "speaker": pl.String, "listed_duration": pl.Float64}
+FILES = {"path": pl.String(), **STAT, "speaker": pl.String(), "listed_duration": pl.Float64()}
 
 _NOT_REGULAR = "not a regular file (folder, fifo, socket or device)"
 _STORE_REQUESTS = 16  # at a time, where each file of a list is in a store
@@ -63,10 +63,10 @@ def list_corpus(corpus: Corpus, home: Path) -> Listing:
     there or has no audio; a folder or file below it that cannot be read is a fault of the listing."""
     if is_table(corpus.path):
         listing = _list_named(corpus)
-    elif is_url(corpus.path):
-        listing = _list_store(corpus)
+    elif isinstance(corpus.path, str):
+        listing = _list_store(corpus.path)
     else:
-        listing = _list_folder(corpus, home)
+        listing = _list_folder(corpus, corpus.path.resolve(), home)
     if listing.files.is_empty() and not listing.faults:
         others = f"none of its {listing.ignored} files is" if listing.ignored else "it is empty; put some there,"
         raise PipelineError(
@@ -117,7 +117,7 @@ class _Columns:
     """The files found so far, as columns."""
 
     def __init__(self) -> None:
-        self._columns: tuple[list, ...] = ([], [], [], [], [])
+        self._columns: tuple[list[Any], ...] = ([], [], [], [], [])
         self._add = tuple(column.append for column in self._columns)
 
     def add(self, path: str, size: int, mtime_ns: int, ctime_ns: int, store_key: str = "") -> None:
@@ -125,7 +125,7 @@ class _Columns:
             append(value)
 
     def frame(self) -> pl.DataFrame:
-        found = pl.DataFrame(dict(zip(Entry._fields, self._columns, strict=True)), schema={"path": pl.String, **STAT})
+        found = pl.DataFrame(dict(zip(Entry._fields, self._columns, strict=True)), schema={"path": pl.String(), **STAT})
         nothing = {name: pl.lit(None, FILES[name]) for name in ("speaker", "listed_duration")}
         return found.with_columns(**nothing)
 
@@ -204,7 +204,7 @@ def _walk(
             yield from _walk(entry.path, path + "/", ancestors | {identity}, home, faults, below)
 
 
-def _sort_into(path: str, file: os.DirEntry | str, found: _Columns, faults: list[Fault], unreachable: str) -> None:
+def _sort_into(path: str, file: os.DirEntry[str] | str, found: _Columns, faults: list[Fault], unreachable: str) -> None:
     """Stat a file; a fault where that fails (`unreachable` says how) or it is not a file."""
     try:
         status = os.stat(file)
@@ -222,7 +222,7 @@ def _fault(path: str, reason: str) -> Fault:
     return Fault(Entry(stored_path(path)), reason, "list")
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a circular link
@@ -263,7 +263,9 @@ def _list_named(corpus: Corpus) -> Listing:
     """The files of a list, whatever their extensions: to name a file is to say that it is audio."""
     missing = "named in the list and not there"
     named = read_file_list(corpus.path, corpus.root).with_columns(file=file_of(corpus.root))
-    found, faults, remote = _Columns(), [], {}
+    faults: list[Fault] = []
+    remote: dict[str, Future[Stored]] = {}
+    found = _Columns()
     with ThreadPoolExecutor(_STORE_REQUESTS, thread_name_prefix="stat") as pool:
         for path, file in named.select("path", "file").iter_rows():
             if is_url(file):

@@ -98,7 +98,7 @@ class Corpus:
     @property
     def root(self) -> str:
         """What paths count from, in stored form: the folder or URL, or the folder of the list."""
-        if is_url(self.path):
+        if isinstance(self.path, str):
             return _parent(self.path) if is_table(self.path) else self.path
         return stored_path(str((self.path.parent if is_table(self.path) else self.path).resolve()))
 
@@ -178,12 +178,12 @@ def scan_limit(home: Path, corpus: str) -> int | None:
 
 def read_quarantine(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
     """Everything set aside from the named corpora, by scanning or splitting: `corpus` and the quarantine's columns."""
-    frames = [pl.DataFrame(schema={"corpus": pl.String, **QUARANTINE})]
+    frames = [pl.DataFrame(schema={"corpus": pl.String(), **QUARANTINE})]
     for corpus in corpora:
         found, _ = read_rows(quarantine_file(home, corpus), QUARANTINE)
         frames.append(found.select(pl.lit(corpus).alias("corpus"), *QUARANTINE))
     if (file := split_quarantine_file(home)).exists():
-        found = _typed(read_parquet(file), {"corpus": pl.String, **QUARANTINE})
+        found = _typed(read_parquet(file), {"corpus": pl.String(), **QUARANTINE})
         frames.append(found.filter(pl.col("corpus").is_in(list(corpora))))
     return pl.concat(frames)
 
@@ -221,4 +221,4 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _typed(table: pa.Table, schema: Mapping[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table)).select(*schema).cast(dict(schema))
+    return pl.DataFrame(pl.from_arrow(table)).select(*schema).cast(pl.Schema(schema))

@@ -11,7 +11,7 @@ URL = r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z0-9+.:-]*)?://"
 """How a URL begins, chained ones (simplecache::s3://) included; the same expression in Python and in polars."""
 
 
-def is_url(path: str | bytes | os.PathLike) -> bool:
+def is_url(path: str | bytes | os.PathLike[str]) -> bool:
     """Whether `path` is a URL for fsspec and not a path of this machine."""
     return re.match(URL, os.fsdecode(path)) is not None
 
@@ -48,7 +48,7 @@ def os_path(stored: str) -> str:
     return os.fsdecode(unescaped)
 
 
-def openable(path: str | bytes | os.PathLike) -> bytes:
+def openable(path: str | bytes | os.PathLike[str]) -> bytes:
     """The bytes to open for a path as the system gives it or in stored form; they differ for odd names only.
 
     A URL stays as it is: it is always in stored form.

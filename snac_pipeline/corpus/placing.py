@@ -151,7 +151,9 @@ def choose_splits(
     return pl.concat(chosen)
 
 
-def _choose(durations: Sequence[int], names: Sequence[str], filled: Counter, shares: Mapping[str, float]) -> list[str]:
+def _choose(
+    durations: Sequence[int], names: Sequence[str], filled: Counter[str], shares: Mapping[str, float]
+) -> list[str]:
     """The split of each new group of one stratum; `filled` is the duration that each split of it has already."""
     total = filled.total() + sum(durations)
     chosen = [TRAIN] * len(durations)

@@ -1,6 +1,7 @@
 """Pictures of the corpora, as PNG files: how long recordings are, and how speech is divided."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from snac_pipeline.files import atomic_file
 
-SIZE = {"figsize": (6.0, 2.8), "dpi": 80, "layout": "constrained"}
+SIZE: dict[str, Any] = {"figsize": (6.0, 2.8), "dpi": 80, "layout": "constrained"}
 
 
 def draw_durations(path: Path, manifest: pa.Table) -> None:

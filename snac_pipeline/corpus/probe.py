@@ -39,7 +39,7 @@ class Facts:
     columns = asdict
 
 
-def digest_of(path: str | bytes | os.PathLike) -> str:
+def digest_of(path: str | bytes | os.PathLike[str]) -> str:
     """Content digest of a path, or of the `file` of a manifest's row (stored form or URL).
 
     Raises UnreachableFile where the bytes cannot be read.
@@ -48,7 +48,7 @@ def digest_of(path: str | bytes | os.PathLike) -> str:
         return stream_digest(handle)
 
 
-def probe(path: str | bytes | os.PathLike) -> Facts:
+def probe(path: str | bytes | os.PathLike[str]) -> Facts:
     """Decode the whole file in blocks (memory independent of its length).
 
     Raises UnreadableAudio with the reason: damage, no frames, samples that are not finite, an impossible rate.

@@ -109,7 +109,7 @@ def scan(corpus: Corpus, home: Path, *, workers: int | None = None, progress: Pr
         files=len(good) + len(bad),
         utterances=len(good),
         speakers=good["speaker"].n_unique(),
-        hours=good["duration"].sum() / 3600,
+        hours=float(good["duration"].sum()) / 3600,
         quarantined=len(bad),
         ignored=listing.ignored,
         read=len(to_read),
@@ -177,7 +177,7 @@ def _read(file: str, entry: Entry, seen: set[str]) -> _Reading:
 
 def _read_well(readings: list[_Reading], known: _Known) -> pl.DataFrame:
     """Rows of the manifest (corpus, speaker and stratum still null): new facts, and known facts of known content."""
-    schema = {"digest": pl.String, "path": pl.String, **STAT}
+    schema = {"digest": pl.String(), "path": pl.String(), **STAT}
     probed = pl.DataFrame(
         [{"digest": one.digest, **one.entry._asdict(), **one.facts.columns()} for one in readings if one.facts],
         schema={**schema, **FACTS},
@@ -195,7 +195,7 @@ def _read_badly(readings: list[_Reading], known: _Known) -> pl.DataFrame:
     faults = [Fault(one.entry, one.reason, "read", one.digest) for one in readings if one.reason]
     recalled = pl.DataFrame(
         [{**one.entry._asdict(), "digest": one.digest} for one in readings if not (one.facts or one.reason)],
-        schema={"path": pl.String, **STAT, "digest": pl.String},
+        schema={"path": pl.String(), **STAT, "digest": pl.String()},
     )
     reasons = known.bad.drop_nulls("digest").unique("digest").select("digest", "reason", "stage")
     return pl.concat([_faults(faults), recalled.join(reasons, on="digest").select(*QUARANTINE)])

@@ -3,7 +3,7 @@
 import os
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from snac_pipeline.errors import PipelineError
 
@@ -27,7 +27,7 @@ _OGG_LARGEST_PAGE = 27 + 255 + 255 * 255
 class UnreadableAudio(PipelineError):
     """A file that cannot be used: `reason` is what quarantine records, the message has the path before it."""
 
-    def __init__(self, path: str | bytes | os.PathLike, reason: str) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
         self.reason = reason
 
@@ -112,7 +112,7 @@ def refuse_joined_flac(handle: BinaryIO) -> None:
 def _wav(handle: BinaryIO, head: bytes) -> Kind:
     """Compare the data chunk's size with the file's: 0 or all ones is a stream never closed, too large a file cut."""
     file_size = handle.seek(0, os.SEEK_END)
-    order = "big" if head[:4] == b"RIFX" else "little"
+    order: Literal["little", "big"] = "big" if head[:4] == b"RIFX" else "little"
     offset = 12
     while offset + 8 <= file_size:
         handle.seek(offset)
@@ -129,7 +129,7 @@ def _wav(handle: BinaryIO, head: bytes) -> Kind:
     return Kind("wav")
 
 
-def _chunks_until_the_end(handle: BinaryIO, offset: int, file_size: int, order: str) -> bool:
+def _chunks_until_the_end(handle: BinaryIO, offset: int, file_size: int, order: Literal["little", "big"]) -> bool:
     """Whether only other chunks (names, a date) follow an empty one, or nothing: then there is no audio to be found."""
     while offset + 8 <= file_size:
         handle.seek(offset)

@@ -36,7 +36,7 @@ _BY_DIGEST = [
     for half in (pl.col("digest").str.head(16), pl.col("digest").str.tail(16))
 ]
 
-SPLITS = {"digest": pl.String, "corpus": pl.String, "speaker": pl.String, "group": pl.String, "split": pl.String}
+SPLITS = pl.Schema(dict.fromkeys(("digest", "corpus", "speaker", "group", "split"), pl.String))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _require_all_splits(
 
 def _write_quarantine(files: pl.DataFrame, links: pl.DataFrame, home: Path) -> None:
     refused = files.join(links, on=["name", "digest"], maintain_order="left").with_columns(stage=pl.lit("split"))
-    schema = {"corpus": pl.String, **QUARANTINE}
+    schema = pl.Schema({"corpus": pl.String(), **QUARANTINE})
     write_parquet(split_quarantine_file(home), refused.select(*schema).cast(schema).to_arrow())
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
 import xxhash
@@ -41,7 +41,7 @@ class Stored(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_file(path: str | bytes | os.PathLike) -> Iterator[BinaryIO]:
+def open_file(path: str | bytes | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file open for reading and seeking, by path (as the system gives it, or in stored form) or URL.
 
     Raises UnreachableFile where it cannot be opened, or where the disk or its store failed while it was read.
@@ -50,7 +50,7 @@ def open_file(path: str | bytes | os.PathLike) -> Iterator[BinaryIO]:
     if is_url(name):
         with contextlib.closing(_RemoteFile(os.fsdecode(name))) as handle:
             try:
-                yield handle
+                yield cast(BinaryIO, handle)  # what readers of a file use of one
             finally:
                 if handle.failure is not None:
                     raise UnreachableFile(path, f"cannot be read: {told(handle.failure)}") from None
@@ -128,7 +128,8 @@ def _store_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The store of a URL and the path in it. fsspec keeps stores, but would open an archive anew for every file."""
     first, _, chain = url.partition("::")
     if not chain or "://" not in first:
-        return url_to_fs(url)
+        whole: tuple[fsspec.AbstractFileSystem, str] = url_to_fs(url)
+        return whole
     if not hasattr(_threads, "archives"):
         _threads.archives = functools.lru_cache(maxsize=8)(lambda root: url_to_fs(root)[0])
     archive = _threads.archives(f"{first.partition('://')[0]}://::{chain}")
@@ -172,16 +173,17 @@ class _RemoteFile:
         if self.failure is not None:
             return b""
         try:
-            return self._file.read(size)
+            block: bytes = self._file.read(size)
         except Exception as error:
             self.failure = error
             return b""
+        return block
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        return self._file.tell()
+        return int(self._file.tell())
 
     def seekable(self) -> bool:
         return True

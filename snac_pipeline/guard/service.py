@@ -77,7 +77,7 @@ def logs(lines: int) -> str:
     return _run(["journalctl", "--no-pager", "--lines", str(lines), *unit]).stdout.strip()
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess:
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from snac_pipeline.engine.child import ChildFailed, run_child
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, value_digest, write_json
-from snac_pipeline.settings import Settings
+from snac_pipeline.settings import DecoderSettings, Settings
 from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_fingerprint
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.restoring import restored_folder
@@ -50,14 +50,18 @@ def decoder_run(settings: Settings, name: str) -> Run:
 
 def decoder_recipe(settings: Settings, name: str) -> Recipe:
     """The settings' recipe of a decoder, with their overlay; PipelineError when no decoder has the name."""
+    return load_recipe(_options_of(settings, name).recipe, settings.training.overlay)
+
+
+def _options_of(settings: Settings, name: str) -> DecoderSettings:
     if name not in settings.training.decoders:
         raise PipelineError(f"no decoder is called {name!r}; pipeline.yaml has {', '.join(settings.training.decoders)}")
-    return load_recipe(settings.training.decoders[name].recipe, settings.training.overlay)
+    return settings.training.decoders[name]
 
 
 def _run_by(settings: Settings, name: str, recipe: Recipe) -> Run:
     """The run of a decoder with `recipe`, from what the settings say it starts from."""
-    options = settings.training.decoders[name]
+    options = _options_of(settings, name)
     start = None
     if options.starts_from != "base_codec":
         before = decoder_run(settings, options.starts_from).result()

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import zoneinfo
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 

@@ -7,7 +7,7 @@ import yaml
 from documented import default_of, keys, rows_of
 
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, read_yaml
+from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, naming_words, read_yaml
 
 REPOSITORY = Path(__file__).parents[1]
 LEAST = {"corpora": {"mine": {"path": "speech"}}}
@@ -148,6 +148,20 @@ def test_folders_that_contradict_each_other_are_refused(tmp_path, corpora, words
 def test_something_has_to_be_left_to_train_on(tmp_path):
     with pytest.raises(PipelineError, match="the rest is to train on"):
         load_settings(written(tmp_path, {**LEAST, "split": {"val": 0.5, "test": 0.5}}))
+
+
+def test_the_file_in_use_is_named_on_a_command_line_by_its_place_here(tmp_path, monkeypatch):
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    assert naming_words() == naming_words("pipeline.yaml") == naming_words(tmp_path / "pipeline.yaml") == []
+    assert naming_words(tmp_path / "a" / "b c.yaml") == ["--settings", "'a/b c.yaml'"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert naming_words(tmp_path / "me" / "x.yaml") == ["--settings", "~/x.yaml"]
+    assert naming_words("/data/x.yaml") == ["--settings", "/data/x.yaml"]
+    monkeypatch.setenv(SETTINGS_VARIABLE, "other.yaml")
+    assert naming_words() == ["--settings", "other.yaml"]
 
 
 # docs/settings.md -----------------------------------------------------------------------------------------------------

@@ -3,8 +3,12 @@
 from types import SimpleNamespace
 
 import dagster as dg
+import numpy as np
+import polars as pl
 import pytest
+from made_project import REPOSITORY
 
+from assets.evaluation import metadata_of, not_worse
 from assets.materialized import LARGEST_PICTURE, shown
 from resources import PipelineResource, pipeline
 
@@ -70,3 +74,86 @@ def test_a_command_that_fails_fails_the_step_with_its_own_sentence(project):
     with pytest.raises(dg.Failure) as failure:
         resource.run(dg.build_asset_context(), "scan", "--corpus", "gamma")
     assert "gamma" in failure.value.description
+
+
+# ---- the evaluation --------------------------------------------------------------------------------------------------
+
+
+def evaluated(folder, values: dict[str, list[float]], metric: str = "mel_distance") -> dict:
+    """What `evaluate` gives for these values of models, the base first."""
+    from snac_pipeline import evaluation as ev
+    from snac_pipeline.codec import CodecSpec
+    from snac_pipeline.evaluation.compare import SCHEMA
+
+    rows = [
+        (f"u{i}", model, 24_000, metric, value, None, None)
+        for model, of in values.items()
+        for i, value in enumerate(of)
+    ]
+    rows += [(*row[:3], "utmos", None, "not run: no file", None) for row in rows]
+    metrics = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    registry = (*ev.METRICS, ev.Metric("utmos", "UTMOS", max, True, "MOS", 2))
+    summary = ev.summarise(metrics, registry=registry)
+    spec = CodecSpec.from_file(REPOSITORY / "examples" / "base_codec" / "config.json")
+    codebook = ev.codebook_use([[np.arange(n) for n in spec.token_counts(3)]], spec)
+    context = ev.ReportContext(
+        command="snac-pipeline evaluate",
+        versions={"codes": "abc", "runs": {"a": "phase10-1"}},
+        headline_metric=metric,
+        registry=registry,
+        codebook=codebook,
+        notes=["A note."],
+        hours_an_hour=3.0,
+        curves={"new": [{"step": 0, "val": 2.0}]},
+    )
+    facts = ev.write_report(folder, metrics, summary, context)
+    pictures = {name: str(folder / file) for name, file in facts.pop("pictures").items()}
+    places = {"folder": str(folder), "report": str(folder / "report.html"), "version": "v"}
+    rest = {"measured": 8, "not_finite": [], "crashed": [], "left_out": 0, "reused": False}
+    return {**places, **pictures, **facts, "table": facts.pop("metrics"), **rest}
+
+
+def test_an_evaluations_metadata_says_what_its_report_says(tmp_path):
+    result = evaluated(tmp_path, {"base": [5.0] * 8, "new": [4.0 + i / 10 for i in range(8)]})
+    metadata = metadata_of(result)
+    assert metadata["headlines"].value.startswith("- New is better than base. Mel distance falls by")
+    assert "A note." in metadata["notes"].value and metadata["hours_an_hour"].value == 3.0
+    table = [record.data for record in metadata["table"].records]
+    [new] = [row for row in table if (row["model"], row["metric"]) == ("new", "mel_distance")]
+    assert new["low"] < new["difference"] < new["high"] < 0 and new["verdict"] == "better"
+    assert metadata["mel_distance_change_new"].value == new["difference"]
+    assert [record.data["utterance"] for record in metadata["worst new"].records] == [
+        f"u{i}" for i in (7, 6, 5, 4, 3, 2, 1, 0)
+    ]
+    codebook = [(record.data["level"], record.data["tokens"]) for record in metadata["codebook"].records]
+    assert codebook == [("0", 3), ("1", 6), ("2", 12), ("all", 21)]
+    assert [record.data["perplexity"] for record in metadata["codebook"].records][:3] == pytest.approx([3, 6, 12])
+    assert {"of": "runs · a", "value": "phase10-1"} in [record.data for record in metadata["versions"].records]
+    assert {record.data["reason"] for record in metadata["missing"].records} == {"not run: no file"}
+    assert [record.data["metric"] for record in metadata["not_run"].records] == ["utmos"]
+    assert "snac-pipeline evaluate" in metadata["command"].value
+    for picture in ("differences", "curves"):
+        assert metadata[picture].value.startswith(f"![{picture}](data:image/png;base64,"), picture
+
+
+@pytest.mark.parametrize(
+    ("metric", "change", "count", "passed", "words"),
+    [
+        ("mel_distance", -1.0, 8, True, None),
+        ("mel_distance", 1.0, 8, False, "worse than the base codec: new"),
+        ("si_sdr", 1.0, 8, True, None),
+        ("si_sdr", -1.0, 8, False, "worse than the base codec: new"),
+        ("mel_distance", -1.0, 5, False, "could not be judged, which takes 6 utterances: new (5 utterances)"),
+    ],
+)
+def test_a_decoder_is_worse_by_the_headlines_own_direction_or_cannot_be_judged(
+    tmp_path, metric, change, count, passed, words
+):
+    values = {"base": [5.0] * count, "new": [5.0 + change + i / 100 for i in range(count)]}
+    check = not_worse(evaluated(tmp_path, values, metric))
+    assert (check.passed, check.description, check.severity) == (passed, words, dg.AssetCheckSeverity.WARN)
+
+
+def test_with_no_decoder_there_is_nothing_to_pass(tmp_path):
+    check = not_worse(evaluated(tmp_path, {"base": [5.0] * 8}))
+    assert not check.passed and check.description == "could not be judged: no decoder is trained"

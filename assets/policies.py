@@ -6,6 +6,7 @@ stale, or a job. `never`: only a run or a job that names it; the job `pipeline`,
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
@@ -14,6 +15,8 @@ from dagster._core.definitions.data_version import (
     CachingStaleStatusResolver,
     StaleStatus,
 )
+from dagster._core.definitions.instigation_logger import InstigationLogger
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from snac_pipeline.files import value_digest
 from snac_pipeline.settings import AutomationSettings, Policy, Settings
@@ -66,7 +69,7 @@ def automatic() -> dg.AutomationCondition:
 
 def sensor(options: AutomationSettings) -> dg.AutomationConditionSensorDefinition:
     """`make_anew`: runs the assets whose policy is `auto`."""
-    return dg.AutomationConditionSensorDefinition(
+    return _WithoutLogFiles(
         "make_anew",
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=options.interval_seconds,
@@ -74,6 +77,15 @@ def sensor(options: AutomationSettings) -> dg.AutomationConditionSensorDefinitio
         use_user_code_server=True,  # where OutOfDate is known
         description="Makes the assets anew whose policy (`automation.policies`) is auto and that are stale or missing.",
     )
+
+
+class _WithoutLogFiles(dg.AutomationConditionSensorDefinition):
+    """Dagster keeps what a tick logs in a file of its own, for ever: of this sensor 10 kB that say that it evaluated.
+    Warnings and errors are printed as before; what was evaluated is in the UI."""
+
+    def evaluate_tick(self, context: dg.SensorEvaluationContext) -> SensorExecutionData:
+        context._logger = InstigationLogger(level=logging.WARNING)  # of no file: it has no log_key
+        return super().evaluate_tick(context)
 
 
 class OutOfDate(dg.AutomationCondition[dg.AssetKey]):

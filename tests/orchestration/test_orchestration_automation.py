@@ -4,21 +4,33 @@ Ticks are evaluated in this process by Dagster's own code, against a real Dagste
 all of it to a real daemon.
 """
 
+import contextlib
+import logging
 import os
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._scheduler.scheduler import launch_scheduled_runs
+from dagster._time import get_current_datetime
 from dagster._utils.schedules import is_valid_cron_schedule
-from made_project import CORPORA, Project, write_recording
+from made_daemon import Daemon
+from made_project import CORPORA, REPOSITORY, Project, write_recording
 
 from assets.looking import CORPORA_TAG
 from resources import PipelineResource
 from snac_pipeline.definitions import build_defs
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.settings import is_cron, load_settings
+from snac_pipeline.settings import SETTINGS_VARIABLE, is_cron, load_settings
 
 CORPUS_ONLY = {"policies": {name: "ask" for name in ("base_codec", "code_cache", "token_statistics")}}
 MADE = {"manifest", "quarantine", "splits"}
@@ -192,9 +204,8 @@ def test_a_corpus_too_large_for_a_tick_is_looked_at_over_several_and_then_left_a
         assert [set(tick.changed) for tick in ticks] == [{"beta"}, {"beta"}, {"alpha", "beta"}]
         whole = look_at_corpora(settings, instance, {})
         assert whole.changed == ticks[-1].changed
-        automate(project, interval_seconds=1)
-        slow = {"alpha": [*cursor.get("alpha", ["", "0", 0.0])[:3], 100.0, 4e9, True]}
-        assert set(look_at_corpora(settings, instance, slow).changed) == {"beta"}
+        left_alone = {"alpha": [None, "0", 0.0, 100.0, time.time(), True]}
+        assert set(look_at_corpora(settings, instance, left_alone).changed) == {"beta"}
 
 
 def test_a_store_is_looked_at_by_runs_of_the_schedule_only(project):
@@ -314,3 +325,104 @@ def test_an_asset_of_a_hundred_corpora_follows_them_though_dagster_does_not_comp
         report(instance, made("manifest", "2", "c042"))
         assert project.stale({"splits"}) == set()
         assert [tick(), tick()] == [{"splits"}, set()]
+
+
+# A real daemon --------------------------------------------------------------------------------------------------------
+
+EXAMPLE_CODEC = str(REPOSITORY / "examples" / "base_codec")
+
+
+def scanning(corpora: str) -> str:
+    return f"manifest, quarantine [{corpora}]"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_daemon_left_alone_runs_what_a_change_asks_for_and_nothing_else(project):
+    project.change_settings(base_codec={"source": EXAMPLE_CODEC}, devices=["cpu"])
+    options = {"running": True, "interval_seconds": 1, "quiet_seconds": 4}
+    policies = {"token_statistics": "ask"}
+    project.change_settings(automation={**options, "schedule": None, "policies": policies})
+    alpha, beta = (project.folder / corpus / "speaker0" for corpus in CORPORA)
+    with Daemon(project, "watch", "make_anew") as daemon:
+        first = {"audio [alpha,beta]", scanning("alpha..beta"), "base_codec", "splits", "code_cache [alpha..beta]"}
+        assert sorted(daemon.started()) == sorted(first)
+        assert project.stale({*MADE, "base_codec", "code_cache"}) == set()
+        assert daemon.started() == []
+
+        write_recording(alpha / "new.wav", seed=3)
+        anew = [scanning("alpha"), "audio [alpha]", "code_cache [alpha]", "splits"]
+        assert sorted(daemon.started()) == sorted(anew)
+        assert project.newest("code_cache", "alpha").metadata["encoded"].value == 1
+        (beta / "0.wav").rename(beta / "renamed.wav")
+        assert sorted(daemon.started()) == sorted([scanning("beta"), "audio [beta]"])
+        assert project.stale({"token_statistics"}) == {"token_statistics"}
+
+    # Another daemon finds what changed meanwhile, by the schedule.
+    write_recording(alpha / "0.wav", seed=4)
+    (alpha / "1.wav").unlink()
+    project.change_settings(automation={**options, "schedule": "* * * * *", "watch": False, "policies": policies})
+    with Daemon(project, "look", "make_anew") as daemon:
+        assert sorted(daemon.started()) == sorted(anew)
+        assert project.newest("manifest", "alpha").metadata["utterances"].value == 8
+        assert daemon.started() == []
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+A_DAY = 12  # ticks
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_ten_thousand_ticks_without_a_change_leave_the_home_small(project, monkeypatch):
+    """Three days of ticks, one of each kind every two hours, by the daemon's own code and a code server, with its
+    clock put forward; what they leave is then told for ticks of every minute, ten thousand of each kind in a week."""
+    project.change_settings(
+        automation={
+            "running": True,
+            "schedule": "0 */2 * * *",
+            "interval_seconds": 60,
+            "quiet_seconds": 0,
+            **CORPUS_ONLY,
+        }
+    )
+    project.run("prepare_corpus")
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(project.settings_file))
+    target = ModuleTarget("snac_pipeline.definitions", None, str(project.folder), "snac-pipeline")
+    home, begin = project.folder / ".dagster", time.time()
+    with project.instance() as instance, create_test_daemon_workspace_context(target, instance) as workspace:
+        ran, sizes, kept = len(instance.get_runs()), {}, {}
+        for number in range(3 * A_DAY + 1):
+            with freeze_time(begin + 7200 * number):
+                tick_everything(workspace)
+            if number % A_DAY == 0:
+                sizes[number // A_DAY] = bytes_of(home)
+        for state in instance.all_instigator_state():
+            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
+            assert {tick.status for tick in ticks} == {TickStatus.SKIPPED}
+            kept[state.instigator_name] = len(ticks)
+        assert len(instance.get_runs()) == ran
+    assert kept == {"watch": pytest.approx(A_DAY, abs=1), "make_anew": pytest.approx(A_DAY, abs=1), "look": 3 * A_DAY}
+    of_all, of_the_schedule = (sizes[1] - sizes[0]) / A_DAY, (sizes[3] - sizes[1]) / (2 * A_DAY)
+    week = 24 * 60 * (of_all + 6 * of_the_schedule)
+    print(f"a tick of each {of_all:.0f} bytes, of the schedule {of_the_schedule:.0f}; after a week {week / 1e6:.1f} MB")
+    assert week < 30e6
+    assert not list((home / "storage").glob("*/make_anew/*"))
+
+
+def tick_everything(workspace: WorkspaceProcessContext) -> None:
+    logger = logging.getLogger("dagster.daemon")
+    now = get_current_datetime()
+    for _ in execute_sensor_iteration(workspace, logger, None, None):
+        pass
+    for _ in launch_scheduled_runs(workspace, logger, now, {}):
+        pass
+
+
+def bytes_of(home: Path) -> int:
+    """Of all files, once what databases have in their journals is in them."""
+    for file in home.rglob("*.db"):
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return sum(file.stat().st_size for file in home.rglob("*") if file.is_file())

@@ -35,6 +35,8 @@ def resolve(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
+    token: str | bool | None = None,
     files: Collection[str] = CODEC_FILES,
     kind: str = "codec",
 ) -> Path:
@@ -42,7 +44,7 @@ def resolve(
 
     A training run's folder stands for the model in it.
     files, kind: for something else than a codec, the files to have and what errors call it.
-    revision, cache_dir, local_files_only: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured too.
+    revision, cache_dir, local_files_only, force_download, token: as in huggingface_hub; HF_HUB_OFFLINE=1 is honoured.
     Raises PipelineError, in one sentence, for an id that does not exist or cannot be reached.
     """
     name = str(source)
@@ -60,6 +62,8 @@ def resolve(
                 revision=revision,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
+                force_download=force_download,
+                token=token,
                 allow_patterns=sorted(files),
             )
         )

@@ -65,6 +65,10 @@ def decode(model: SNAC, arguments: Sequence[str], options: Options, on_event: On
             return
         if run.batch.to_one_file:
             raise PipelineError(f"it holds utterances of the code cache, `--to {options.to}` one file; give a folder")
+        if len({coded.about.digest for coded in recordings} - {None}) < len(recordings):
+            raise PipelineError(
+                "it holds recordings with one digest or with none, which is what they would be named by"
+            )
         for coded in recordings:
             place = target.with_suffix("") / f"{coded.about.digest}{target.suffix}"
             if options.overwrite or not place.exists():

@@ -238,6 +238,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def answer(self, body, status=200, headers=None):
+        self.asked.append(self.headers["Authorization"])
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -255,7 +256,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(folder, monkeypatch):
     """huggingface_hub pointed, online, at a server of this process."""
-    handler = type("FilledHub", (Hub,), {"files": {p.name: p.read_bytes() for p in folder.iterdir()}})
+    handler = type("FilledHub", (Hub,), {"asked": [], "files": {p.name: p.read_bytes() for p in folder.iterdir()}})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -273,6 +274,17 @@ def test_an_id_is_downloaded_once_and_then_loads_without_the_hub(hub, codecs, tm
     assert same(SNAC.from_pretrained("owner/name", cache_dir=tmp_path / "hub"), codecs["main"])
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert same(SNAC.from_pretrained("owner/name", cache_dir=tmp_path / "hub"), codecs["main"])
+
+
+def test_a_token_is_shown_and_a_download_forced_as_with_the_package(hub, codecs, tmp_path):
+    options, calls = {"cache_dir": tmp_path / "hub", "token": "hf_of_mine"}, []
+    for forced in (False, False, True):
+        hub.asked.clear()
+        assert same(SNAC.from_pretrained("owner/name", **options, force_download=forced), codecs["main"])
+        assert "Bearer hf_of_mine" in hub.asked
+        calls.append(len(hub.asked))
+    first, cached, again = calls
+    assert cached < min(first, again)
 
 
 @pytest.mark.parametrize(

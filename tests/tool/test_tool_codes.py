@@ -6,6 +6,7 @@ import warnings
 
 import made_codes as made
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -123,6 +124,21 @@ def test_parts_of_the_code_cache_can_be_decoded(run, here, codec):
     wanted = {d: (2 * round(1.5 * n), 48_000, 1) for d, n in utterances.select("digest", "num_frames").rows()}
     assert lengths == wanted
     assert "utterances of the code cache" in run("decode", part_files(folder)[0], "--to", "one.wav").error
+
+
+def test_recordings_that_share_a_file_are_told_apart_by_digest_or_refused(run, here):
+    for seed, name in enumerate(("a", "b")):
+        write(here / f"{name}.wav", 3000 + seed, seed=seed)
+        assert run("encode", f"{name}.wav", "--to", f"{name}.parquet").status == 0
+    both = pl.concat([pl.read_parquet(here / f"{name}.parquet") for name in ("a", "b")])
+    both.write_parquet(here / "both.parquet")
+    assert run("decode", "both.parquet", "--to", "out").status == 0
+    lengths = {digest: 3000 + seed for seed, digest in enumerate(both["digest"])}
+    assert {file.stem: length(file)[0] for file in (here / "out" / "both").iterdir()} == lengths
+    for digest in (None, "d" * 32):
+        both.with_columns(digest=pl.lit(digest, pl.String)).write_parquet(here / "odd.parquet")
+        said = run("decode", "odd.parquet", "--to", "out")
+        assert said.status == 2 and "recordings with one digest or with none" in said.error
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -53,7 +53,7 @@ def write_sequences(
     A row is an utterance, or, with `segment_frames`, each stretch of so many coarse frames of it (the last is shorter);
     start_frame is where it begins in what was kept. Utterances without codes have no row. deduplicate: see
     `repeated_frames`; what is removed cannot be brought back, so the metadata say that it was. Rows come as the parts
-    lie. Memory: what is read at a time. PipelineError: there is not one utterance.
+    lie. Memory: what is read at a time. PipelineError: no utterance has codes.
     """
     if segment_frames is not None and segment_frames < 1:
         raise PipelineError(f"a segment has one coarse frame at least, not {segment_frames}")
@@ -70,7 +70,7 @@ def write_sequences(
     written = Written()
     splits = source.utterances["split"].unique().sort().to_list()
     if not splits:
-        raise PipelineError("there are no sequences to write: no utterance has codes; run `snac-pipeline cache` first")
+        raise _nothing_to_write()
     for split in splits:
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_file(Path(folder) / f"{split}.parquet"))
@@ -86,7 +86,13 @@ def write_sequences(
                 sequences += table.num_rows
                 ids += kept.frames * len(layout.slots)
             written.ids[split], written.sequences[split] = ids, sequences
+    if written.frames == 0:
+        raise _nothing_to_write()
     return written
+
+
+def _nothing_to_write() -> PipelineError:
+    return PipelineError("there are no sequences to write: no utterance has codes; run `snac-pipeline cache` first")
 
 
 def repeated_frames(stream: TokenStream, deduplicate: Deduplicate) -> np.ndarray:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from snac_pipeline.codec import CodecSpec
-from snac_pipeline.codes.parts import locate_codes, located_table, part_files, part_metadata
+from snac_pipeline.codes.parts import locate_codes, located_table, part_files
 from snac_pipeline.errors import PipelineError
 
 READ_TOKENS = 1 << 22
@@ -218,29 +220,51 @@ def folder_geometry(parts_folder: Path) -> TokenGeometry:
     parts = part_files(Path(parts_folder))
     if not parts:
         raise PipelineError(f"{parts_folder} has no parts (part-*.parquet); give a folder below <home>/codes")
-    _check_one_encoder(parts)
-    config = part_metadata(parts[0]).get("codec")
+    config = _check_one_encoder(parts).get(b"codec")
     if config is None:
         raise PipelineError(
             f"{parts[0]} does not say which codec its codes are of; encode it with `snac-pipeline cache`"
         )
-    return geometry_of(CodecSpec.from_dict(json.loads(config), str(parts[0])))
+    try:
+        return geometry_of(CodecSpec.from_dict(json.loads(config), str(parts[0])))
+    except ValueError as error:
+        raise PipelineError(f"{parts[0]} does not say which codec its codes are of: {error}") from error
 
 
 def geometry_of(spec: CodecSpec) -> TokenGeometry:
     return TokenGeometry(spec.tokens_per_frame, spec.codebook_size, spec.frame_seconds)
 
 
-def _check_one_encoder(parts: Sequence[Path]) -> None:
-    found = {}
-    for part in parts:
-        found.setdefault(part_metadata(part).get("fingerprint"), part)
+def _check_one_encoder(parts: Sequence[Path]) -> dict[bytes, bytes]:
+    """The metadata of the first. PipelineError: something else than parts, parts of several encoders."""
+    schemas = [_part_schema(part) for part in parts]
+    found: dict[bytes | None, Path] = {}
+    for part, schema in zip(parts, schemas, strict=True):
+        found.setdefault((schema.metadata or {}).get(b"fingerprint"), part)
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
+        one, other = ("an unnamed one" if name is None else name.decode() for name in (one, other))
         raise PipelineError(
             f"codes of different encoders in one folder: {first.name} is of {one}, {second.name} of {other}; "
             f"move those of the other encoder out of {first.parent}"
         )
+    return (schemas[0].metadata or {}) if schemas else {}
+
+
+def _part_schema(part: Path) -> pa.Schema:
+    """Columns and metadata of a part. PipelineError: it is none."""
+    try:
+        schema = pq.read_schema(part)
+    except (pa.ArrowException, OSError) as error:
+        raise PipelineError(f"{part} is damaged or no parquet file ({error}); delete it, or move it away") from error
+    is_list = [pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
+               for field in schema if field.name.startswith("codes_")]  # fmt: skip
+    if "digest" not in schema.names or not pa.types.is_string(schema.field("digest").type) or not all(is_list):
+        raise PipelineError(
+            f"{part} is no part of a code cache: it must have a column digest of text, and codes_0, codes_1, ... of "
+            f"lists of whole numbers, and has {', '.join(schema.names)}; move it away"
+        )
+    return schema
 
 
 def _wanted_utterances(selection: pl.DataFrame) -> pl.DataFrame:
@@ -279,11 +303,12 @@ def _read_part(part: Path, rows: pl.DataFrame, levels: Sequence[int], geometry: 
             place = int(ragged[0])
             what = f"{lengths[place]} tokens, not the {frames[place] * width} tokens its coarse frames need"
             raise _foreign_codes(part, rows, place, level, what)
-        if flat.size and flat.max() >= geometry.codebook_size:
-            place = int(np.searchsorted(np.cumsum(lengths), int(flat.argmax()), side="right"))
-            what = f"code {flat.max()} is outside the codebook of {geometry.codebook_size}"
-            raise _foreign_codes(part, rows, place, level, what)
-        codes.append(flat)
+        for worst in () if not flat.size else (flat.argmax(), flat.argmin()):
+            if not 0 <= flat[worst] < geometry.codebook_size:
+                place = int(np.searchsorted(np.cumsum(lengths), int(worst), side="right"))
+                what = f"code {flat[worst]} is outside the codebook of {geometry.codebook_size}"
+                raise _foreign_codes(part, rows, place, level, what)
+        codes.append(flat.astype(np.uint16, copy=False))
     return TokenStream(kept, tuple(codes), np.concatenate([[0], np.cumsum(frames)]).astype(np.int64), rows)
 
 

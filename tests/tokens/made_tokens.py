@@ -47,5 +47,11 @@ def write_part(folder: Path, name: str, rows: dict[str, list[list[int]]]) -> Pat
     return folder / f"part-{name}.parquet"
 
 
+def mark(part: Path, **facts: str) -> Path:
+    """Give a part metadata, as the code cache does."""
+    pq.write_table(pq.read_table(part).replace_schema_metadata(facts), part, write_page_checksum=True)
+    return part
+
+
 def select(*rows: tuple[str, str, str]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=["digest", "corpus", "split"], orient="row")

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
-from made_tokens import SMALL, select, write_part
+from made_tokens import SMALL, mark, select, write_part
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.errors import PipelineError
@@ -14,11 +13,6 @@ from snac_pipeline.tokens import folder_geometry, locate_tokens, token_statistic
 
 A, B = "a" * 32, "b" * 32
 CODES = [[1, 2], [3] * 4, [4] * 8]
-
-
-def mark(part, **facts):
-    """Give a part metadata, as the code cache does."""
-    pq.write_table(pq.read_table(part).replace_schema_metadata(facts), part, write_page_checksum=True)
 
 
 def figures(folder, *digests):

@@ -55,17 +55,13 @@ def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
             file = Path(folder) / "recipe.yaml"
             file.write_text(yaml.safe_dump(context.op_execution_context.op_config, sort_keys=False))
             result = pipeline.run(context, "train", name, "--recipe", str(file))
-        by_rate = {
-            f"{label}_{rate}": value
-            for label, field in (("loss_before", "baseline"), ("loss", "final"), ("improvement", "improvement"))
-            for rate, value in result[field].items()
-        }
-        rest = shown(
-            result,
+        losses = {"loss_before": result["baseline"], "loss": result["final"]}  # each by rate
+        metadata = shown(
+            {**losses, **result},
             paths=["run", "model"],
             pictures=["curve", "samples"],
-            hide=["baseline", "final", "improvement"],
+            hide=["baseline", "final"],
         )
-        return dg.MaterializeResult(data_version=dg.DataVersion(result["weights_digest"]), metadata={**by_rate, **rest})
+        return dg.MaterializeResult(data_version=dg.DataVersion(result["weights_digest"]), metadata=metadata)
 
     return decoder

@@ -1,6 +1,7 @@
 """How results of commands become what Dagster shows and compares: metadata, and versions of single partitions."""
 
 import base64
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,13 +30,13 @@ def shown(
     hide: Collection[str] = (),
 ) -> dict[str, dg.MetadataValue]:
     """A command's result as metadata: numbers (which the UI plots), text, `paths`, `pictures` by their path,
-    `tables` (rows of scalars by name).
+    `tables` (rows of scalars by name). What is worth a look comes first, paths and digests last.
 
     The version is left out, Dagster shows it by itself; so is what has no value.
     """
     metadata = {}
     for name, value in result.items():
-        if value is None or name in ("version", *hide):
+        if value in (None, [], {}) or name in ("version", *hide):
             continue
         if name in pictures:
             metadata |= _picture(name, Path(value))
@@ -43,11 +44,34 @@ def shown(
             metadata[name] = dg.MetadataValue.table([dg.TableRecord(_rounded(row)) for row in value])
         elif name in paths:
             metadata[name] = dg.MetadataValue.path(value)
+        elif isinstance(value, dict) and not any(map(_is_nested, value.values())):
+            metadata |= {f"{name}_{key}": _scalar(item) for key, item in value.items()}
+        elif isinstance(value, list) and not any(map(_is_nested, value)):
+            metadata[name] = dg.MetadataValue.text(", ".join(map(str, _rounded(value))))
+        elif _is_nested(value):
+            metadata[name] = dg.MetadataValue.json(_rounded(value))
         else:
-            metadata[name] = (
-                dg.MetadataValue.json(_rounded(value)) if isinstance(value, dict | list) else _scalar(value)
-            )
-    return metadata
+            metadata[name] = _scalar(value)
+    return dict(sorted(metadata.items(), key=lambda item: _place(item[1])))
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _place(value: dg.MetadataValue) -> int:
+    """Where in the list it comes."""
+    match value:
+        case dg.MarkdownMetadataValue():  # the pictures
+            return 0
+        case dg.TableMetadataValue() | dg.JsonMetadataValue():
+            return 2
+        case dg.PathMetadataValue():
+            return 3
+        case dg.TextMetadataValue() if re.fullmatch("[0-9a-f]{12,}", value.text or ""):
+            return 4
+        case _:
+            return 1
 
 
 def materialize_partitions(

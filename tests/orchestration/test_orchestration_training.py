@@ -173,7 +173,7 @@ def test_a_run_from_the_launchpad_is_what_evaluation_uses_until_the_decoder_is_t
     speech.run(JOB, config={DECODER: {"batch_size": 2}})
     tried = shown(speech)
     assert tried["run"] != plain["run"] and tried["reused"] is False
-    assert tried["changed_since_last"] == ["recipe.batch_size"]
+    assert tried["changed_since_last"] == "recipe.batch_size"
     assert tried["recipe_digest"] != plain["recipe_digest"]
     for name in ("start_digest", "codes_fingerprint", "data"):
         assert tried[name] == plain[name], name

@@ -19,6 +19,8 @@ from snac_pipeline.files import value_digest
 from snac_pipeline.training.recipe import Recipe
 
 GROUP = "decoders"
+TRAINING_POOL = "training"
+"""One training at a time, unless the pool's limit is raised for runs on devices of their own (run tag `devices`)."""
 
 DESCRIPTIONS = {
     "decoder_24khz": "The decoder fine-tuned on the corpora, at the codec's own rate. The codes stay valid.",
@@ -46,6 +48,7 @@ def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
         group_name=GROUP,
         code_version=f"1-{value_digest(recipe.identity())[:12]}",  # a recipe that changed makes the asset stale
         kinds={"torch"},
+        pool=TRAINING_POOL,
         description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step. "
         "Its config is the recipe: change it in the Launchpad for a run with another one.",
         config_schema=RecipeSchema(name, recipe),

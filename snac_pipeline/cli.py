@@ -8,6 +8,7 @@ wrong use too.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -241,7 +242,22 @@ def _cache(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     from snac_pipeline.steps.codes import cache
 
     corpora = options.corpus or list(settings.corpora)
-    return cache(settings, corpora, options.verify, on_event, retry_quarantined=options.retry_quarantined)
+    with _devices_held(options, settings, on_event) as held:
+        return cache(held, corpora, options.verify, on_event, retry_quarantined=options.retry_quarantined)
+
+
+def _devices_held(
+    options: argparse.Namespace, settings: Settings, on_event: OnEvent
+) -> contextlib.AbstractContextManager[Settings]:
+    """The settings with the devices that are free for this command; Ray has its own account of its machines'."""
+    from snac_pipeline.guard.sharing import on_devices
+
+    if options.name == "cache" and settings.caching.engine == "ray":
+        return contextlib.nullcontext(settings)
+    doing = f"snac-pipeline {options.name} in {settings.home}"
+    return on_devices(
+        settings, doing, lambda words: on_event({"message": words}), rest_is_enough=options.name == "cache"
+    )
 
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
@@ -279,7 +295,8 @@ def _train(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
     if options.device:
         settings = settings.model_copy(update={"devices": options.device})
     try:
-        return train(settings, options.what, on_event, options.recipe, resume=options.resume)
+        with _devices_held(options, settings, on_event) as held:
+            return train(held, options.what, on_event, options.recipe, resume=options.resume)
     except Interrupted as interrupted:
         raise KeyboardInterrupt(str(interrupted)) from interrupted
 

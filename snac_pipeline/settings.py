@@ -46,6 +46,7 @@ MetricName = Literal[
     "loudness_difference",
 ]  # fmt: skip
 """See evaluation/registry.py."""
+WhenTaken = Literal["warn", "wait", "refuse"]
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
@@ -467,6 +468,8 @@ class Settings(Section):
     base_codec: BaseCodecSettings = BaseCodecSettings()
     devices: list[str] = pydantic.Field(default_factory=list)
     """Devices such as "cuda:0" or "cpu"; empty: every GPU, or the CPU where there is none."""
+    when_taken: WhenTaken = "warn"
+    """What a step does about a GPU that another step of yours, or somebody else, is on; caching takes the free ones."""
     caching: CachingSettings = CachingSettings()
     restorer: RestorerSettings = RestorerSettings()
     training: TrainingSettings = TrainingSettings()

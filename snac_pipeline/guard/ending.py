@@ -6,8 +6,6 @@ import select
 import signal
 from enum import StrEnum
 
-import psutil
-
 from snac_pipeline.guard.seeing import Sighting
 
 
@@ -48,6 +46,8 @@ def end_process(sighting: Sighting, grace_seconds: float) -> Ended:
 
 
 def _is_still(sighting: Sighting) -> bool:
+    import psutil  # of the extra `gpu`
+
     try:
         process = psutil.Process(sighting.pid)
         return process.create_time() == sighting.started and process.uids().real == sighting.uid

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from snac_pipeline.errors import PipelineError
 
 
@@ -57,6 +55,8 @@ def look(nvml: Any, gpus: Sequence[int] = ()) -> list[Sighting]:
 
     A process that ends meanwhile is left out. Raises PipelineError for a GPU that is not there.
     """
+    import psutil  # of the extra `gpu`, as NVML
+
     count = nvml.nvmlDeviceGetCount()
     for gpu in gpus:
         if not 0 <= gpu < count:
@@ -72,6 +72,8 @@ def look(nvml: Any, gpus: Sequence[int] = ()) -> list[Sighting]:
 
 
 def _sighting(gpu: int, gpu_name: str, pid: int, memory_bytes: int | None) -> Sighting:
+    import psutil
+
     process = psutil.Process(pid)
     with process.oneshot():
         uid = process.uids().real

@@ -1,5 +1,6 @@
 """The base codec and the cache of its codes."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from snac_pipeline.codes.parts import cached_digests, codes_folder, encode_quara
 from snac_pipeline.codes.verify import check_codes, compare_sample, token_agreement
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.engine.locks import alone
 from snac_pipeline.engine.pools import devices_of
 from snac_pipeline.files import read_json, value_digest, write_json
 from snac_pipeline.settings import Precision, Settings
@@ -82,12 +84,28 @@ def cache(
 ) -> dict[str, Any]:
     """Encode what is missing of the named corpora; with `verify`, encode a sample of that again and compare.
 
-    retry_quarantined: try again the utterances that could not be encoded before.
+    retry_quarantined: try again the utterances that could not be encoded before. Another command that encodes one of
+    these corpora is waited for, so that nothing is encoded twice.
     At another precision than float32 the result also tells, verified or not, how many tokens float32 would have given
     too: fp32_agreement_level_<k>.
     """
     for name in corpora:
         corpus_of(settings, name)
+    with contextlib.ExitStack() as held:
+        for name in sorted(set(corpora)):  # in one order everywhere: nobody waits for one that waits for it
+            held.enter_context(_caching_alone(settings, name, on_event))
+        return _cache(settings, corpora, verify, on_event, retry_quarantined)
+
+
+def _caching_alone(settings: Settings, corpus: str, on_event: OnEvent) -> contextlib.AbstractContextManager[None]:
+    """One command at a time encodes a corpus into a home, on whatever machine; others may encode other corpora."""
+    file = settings.home / "locks" / f"cache-{corpus}.lock"
+    return alone(file, f"caching {corpus}", lambda words: on_event({"message": words}))
+
+
+def _cache(
+    settings: Settings, corpora: list[str], verify: bool, on_event: OnEvent, retry_quarantined: bool
+) -> dict[str, Any]:
     model, folder = base_codec(settings)
     utterances = read_utterances(settings.home, corpora, splits=False)
     options = settings.caching if verify else settings.caching.model_copy(update={"verify": 0})

@@ -17,7 +17,7 @@ from snac_pipeline.engine.child import ChildFailed, run_child
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, value_digest, write_json
-from snac_pipeline.settings import DecoderSettings, Settings
+from snac_pipeline.settings import DEVICES_VARIABLE, DecoderSettings, Settings
 from snac_pipeline.steps.codes import base_codec, cached_utterances, codes_fingerprint
 from snac_pipeline.steps.corpus import OnEvent
 from snac_pipeline.steps.restoring import restored_folder
@@ -156,7 +156,7 @@ def _train_in_processes(
         if recipe_file is not None:
             command += ["--recipe", str(recipe_file)]
         try:
-            return run_child([*launcher, *command], on_event)
+            return run_child([*launcher, *command], on_event, env={DEVICES_VARIABLE: ""})  # they are in the file
         except ChildFailed as failed:
             if not str(failed).startswith("`"):  # a sentence of one of the processes
                 raise

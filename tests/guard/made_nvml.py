@@ -14,6 +14,9 @@ class MadeNvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return f"GPU-made-{handle}"
+
     def nvmlDeviceGetName(self, handle: int) -> str:
         return f"Made GPU {handle}"
 

@@ -1,0 +1,117 @@
+"""Before a step takes GPUs: who is on them already, one of ours or somebody else, and what to do about it.
+
+Ours tell each other by a lock for each GPU in a folder of this user's, whatever their homes are; of others NVML tells.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.engine.locks import ASK_SECONDS, TELL_SECONDS, try_lock
+from snac_pipeline.errors import PipelineError
+from snac_pipeline.guard.seeing import look, open_nvml
+from snac_pipeline.settings import Settings, WhenTaken
+
+Tell = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bool) -> Iterator[Settings]:
+    """The settings with the devices to use, which are this process's while it lasts.
+
+    rest_is_enough: leave out GPUs that are taken where others are free. Raises PipelineError for a GPU that is taken
+    where `when_taken` is `refuse`. On a CPU, and in one of the processes that torchrun started, nothing is held.
+    """
+    gpus = [] if "RANK" in os.environ else [name for name in find_devices(settings.devices) if name != "cpu"]
+    if not gpus:
+        yield settings
+        return
+    with contextlib.ExitStack() as entered:
+        nvml = None
+        try:
+            nvml = entered.enter_context(open_nvml())
+        except PipelineError as error:
+            tell(f"nobody can tell who else is on the GPUs: {error}")
+        gpus = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
+        yield settings.model_copy(update={"devices": gpus})
+
+
+def hold(
+    identities: Mapping[str, str],
+    nvml: Any | None,
+    doing: str,
+    rule: WhenTaken,
+    tell: Tell,
+    held: contextlib.ExitStack,
+    rest_is_enough: bool = False,
+) -> list[str]:
+    """Hold the GPUs, given by their names and unique ids, until `held` closes; those to use.
+
+    nvml: an initialised pynvml, or None where nobody can tell who else is there.
+    """
+    told = -TELL_SECONDS
+    while True:
+        attempt = contextlib.ExitStack()
+        taken = {name: who for name, uuid in identities.items() if (who := _on(uuid, nvml, doing, attempt))}
+        free = [name for name in identities if name not in taken]
+        words = "; ".join(f"{name} is taken by {who}" for name, who in taken.items())
+        if rest_is_enough and taken and free:
+            tell(f"{words}; {', '.join(free)} do the work")
+            held.push(attempt)
+            return free
+        if not taken or rule == "warn":
+            if taken:
+                tell(f"{words}; both go on, at less speed and with less memory (`when_taken` in pipeline.yaml)")
+            held.push(attempt)
+            return list(identities)
+        attempt.close()
+        if rule == "refuse":
+            raise PipelineError(
+                f"{words}; wait for it, choose other `devices`, or set `when_taken` to wait or warn in pipeline.yaml"
+            )
+        if time.monotonic() - told >= TELL_SECONDS:
+            told = time.monotonic()
+            tell(f"waiting: {words}")
+        time.sleep(ASK_SECONDS)
+
+
+def _on(uuid: str, nvml: Any | None, doing: str, held: contextlib.ExitStack) -> str | None:
+    """Who has a GPU; None where it is ours now."""
+    ours = try_lock(locks_folder() / f"{uuid}.lock", doing, held)
+    if ours is not None:
+        return ours
+    for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
+        if _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index))) == uuid:
+            others = [one for one in look(nvml, [index]) if one.uid != os.getuid()]
+            return f"process {others[0].pid} of {others[0].user} ({others[0].command})" if others else None
+    return None
+
+
+def locks_folder() -> Path:
+    """A folder of this user's on this machine. Raises PipelineError where somebody else made it."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) / "snac-pipeline" if runtime else Path(tempfile.gettempdir(), f"snac-pipeline-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or folder.is_symlink():
+        raise PipelineError(
+            f"{folder} belongs to somebody else; remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+        )
+    return folder
+
+
+def _identities(gpus: list[str]) -> dict[str, str]:
+    """The unique id of each, which is the same in every process whatever CUDA_VISIBLE_DEVICES counts."""
+    import torch
+
+    found = {name: str(torch.cuda.get_device_properties(name).uuid) for name in gpus}
+    return {name: uuid if uuid.startswith("GPU-") else f"GPU-{uuid}" for name, uuid in found.items()}
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,115 @@
+"""What befalls a machine is told as what it is, in one sentence at the top of the failure; runs that died are freed."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+from dagster._core.events import DagsterEvent, EngineEventData
+from made_project import REPOSITORY
+
+from resources.runs import _lives, free, open_runs
+
+CLI = [sys.executable, "-m", "snac_pipeline.cli"]
+
+
+def description(project, run: str) -> str:
+    """The first line of the failure, as Dagster shows it."""
+    with project.instance() as instance:
+        entries = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return entries[0].dagster_event.step_failure_data.user_failure_data.description
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system in memory with one page free; skipped where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(folder / "filler", (folder / "filler").stat().st_size - 3 * 4096)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_with_its_place_and_what_to_do(project, small_disk):
+    project.change_settings(home=str(small_disk))
+    run = project.run("prepare_corpus", must_succeed=False)
+    words = description(project, run)
+    assert words.startswith((f"cannot write {small_disk}", f"cannot create the folder {small_disk}"))
+    assert "No space left on device; " in words and "\n" not in words
+
+
+def test_want_of_memory_is_told_with_what_to_do(project):
+    codec = project.folder / "codec"
+    shutil.copytree(REPOSITORY / "examples" / "base_codec", codec)
+    config = json.loads((codec / "config.json").read_text())
+    (codec / "config.json").write_text(json.dumps({**config, "decoder_dim": 4_194_304}))
+    project.change_settings(base_codec={"source": str(codec)})
+    run = project.run("cache_codes", must_succeed=False)
+    words = description(project, run)
+    assert words.startswith("the machine ran out of memory (") and "use smaller batches" in words and "\n" not in words
+
+
+# ---- runs that never end ---------------------------------------------------------------------------------------------
+
+
+def begun(instance: dg.DagsterInstance, pid: int) -> str:
+    """A run that process `pid` began and has not ended."""
+    run = instance.create_run_for_job(NOTHING)
+    instance.report_engine_event("begun", run, EngineEventData.in_process(pid))
+    instance.report_dagster_event(DagsterEvent("PIPELINE_START", NOTHING.name, message="it began"), run.run_id)
+    return run.run_id
+
+
+@dg.op
+def nothing() -> None:
+    """Does nothing."""
+
+
+NOTHING = dg.GraphDefinition("nothing_at_all", node_defs=[nothing]).to_job()
+
+
+def test_runs_whose_process_is_gone_are_freed_and_those_that_run_are_not(project):
+    sleeper = subprocess.Popen(["sleep", "60"])
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    try:
+        with project.instance() as instance:
+            alive, dead = begun(instance, sleeper.pid), begun(instance, gone.pid)
+            assert {run.run_id: run.alive for run in open_runs(instance)} == {alive: True, dead: False}
+            with pytest.raises(ValueError, match=f"process {sleeper.pid} still works at {alive}"):
+                free(instance, [alive])
+            with pytest.raises(ValueError, match="no run that has begun"):
+                free(instance, ["1234"])
+        environment = {**os.environ, "DAGSTER_HOME": str(project.folder / ".dagster")}
+        done = subprocess.run([*CLI, "runs", "free", "--json"], env=environment, capture_output=True, text=True)
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result["freed"] == 1 and [run["run_id"] for run in result["runs"]] == [dead], done.stderr
+        with project.instance() as instance:
+            assert instance.get_run_by_id(dead).status == dg.DagsterRunStatus.FAILURE
+            assert [run.run_id for run in open_runs(instance)] == [alive]
+            events = [entry.dagster_event.message for entry in instance.all_logs(dead) if entry.dagster_event]
+        assert "marked as failed by `snac-pipeline runs free`" in events[-1]
+    finally:
+        sleeper.send_signal(signal.SIGKILL)
+        sleeper.wait()
+
+
+def test_a_process_that_is_younger_than_the_runs_word_is_another_one():
+    assert not _lives(os.getpid(), before=0.0)
+
+
+def test_without_a_dagster_home_it_says_what_to_set():
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    done = subprocess.run([*CLI, "runs", "list"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "DAGSTER_HOME is not set" in done.stderr and "Traceback" not in done.stderr

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[5_000_000, 20_000_000], help="sizes of the sample")
     parser.add_argument("--merges", type=int, default=8000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--sweep", action="store_true", help="measure all that the asset does instead")
+    parser.add_argument("--sweep", action="store_true", help="measure all that the asset does in a layout instead")
     options = parser.parse_args()
     if options.sweep:
         for tokens in options.tokens:

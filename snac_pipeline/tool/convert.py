@@ -139,8 +139,7 @@ class _Run:
                 chunk_seconds=CHUNK_SECONDS,
                 encode=self._encode,
             )
-            levels = zip(*([level.numpy() for level in chunk] for chunk in chunks), strict=True)
-            joined = [np.concatenate(level, axis=1) for level in levels]
+            joined = join_codes(chunks)
         if not audio.source_samples:
             raise PipelineError("there is no audio in it (0 samples)")
         about = About(
@@ -199,6 +198,22 @@ class _Run:
             except PipelineError as error:
                 raise PipelineError(f"{item.name}: {error}") from error
         return found
+
+
+def join_codes(chunks: Iterable[Sequence[torch.Tensor]]) -> list[np.ndarray]:
+    """Per level, (channels, n_k) uint16, of chunks with one (channels, n) tensor for each level.
+
+    Copied into one buffer for each level. Thousands of small arrays that are kept would hold open the gaps that the
+    large ones between them leave, and the process would grow: by 220 MB in half an hour of audio.
+    """
+    buffers: list[bytearray] = []
+    channels = 1
+    for chunk in chunks:
+        channels = len(chunk[0])
+        buffers = buffers or [bytearray() for _ in chunk]
+        for buffer, level in zip(buffers, chunk, strict=True):
+            buffer += level.numpy().astype(np.uint16).T.tobytes()
+    return [np.ascontiguousarray(np.frombuffer(buffer, np.uint16).reshape(-1, channels).T) for buffer in buffers]
 
 
 def _finite(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import warnings
+import weakref
 
 import made_codes as made
 import numpy as np
@@ -17,6 +18,7 @@ from made_sound import length, write
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.parts import part_files
 from snac_pipeline.tool.codes_files import CODES_EXTENSIONS, About, Coded, Identity, read_codes, write_codes
+from snac_pipeline.tool.convert import join_codes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -73,6 +75,25 @@ def test_remarks_and_what_editors_add_change_nothing(tmp_path):
     assert read.about == wanted.about == About("here", num_samples=2000)
     for level, other in zip(read.levels, wanted.levels, strict=True):
         np.testing.assert_array_equal(level, other)
+
+
+def test_codes_are_joined_without_keeping_the_chunks_they_came_in():
+    """What is kept between large tensors holds memory open: 350 MB became 570 in half an hour of audio."""
+    whole = [torch.arange(2 * n * 50).reshape(2, -1) % 61 for n in (1, 2, 4)]
+    alive = []
+
+    def chunks():
+        for levels in zip(*(level.split(level.shape[1] // 50, dim=1) for level in whole), strict=True):
+            chunk = [level.clone() for level in levels]
+            alive.extend(map(weakref.ref, chunk))
+            yield chunk
+            del chunk
+            assert sum(level() is not None for level in alive) <= 2 * 3
+
+    for level, wanted in zip(join_codes(chunks()), whole, strict=True):
+        assert level.dtype == np.uint16 and level.flags.c_contiguous
+        np.testing.assert_array_equal(level, wanted.numpy())
+    assert len(alive) == 150
 
 
 def test_text_has_a_line_for_each_coarse_frame(run, here, model):

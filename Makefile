@@ -8,13 +8,14 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 # uv, where there is one; else one in a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
-.PHONY: help setup demo test test-slow ui lint lock clean
+.PHONY: help setup demo test test-slow ui pictures lint lock clean
 
 help:
 	@echo "make demo       the whole pipeline on the examples, through Dagster (5 minutes)"
 	@echo "make ui         the Dagster UI on pipeline.yaml, at http://127.0.0.1:3000"
 	@echo "make test       the test suite (under 15 minutes on two cores)"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make pictures   the pictures of README.md, of what the demo left (needs chromium)"
 	@echo "make lint       style, and the arrows between the rooms"
 	@echo "make lock       requirements.lock from pyproject.toml"
 
@@ -48,6 +49,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+pictures: setup
+	PICTURES=$(CURDIR)/docs/images $(BIN)/python -m pytest -m slow tests/orchestration/test_orchestration_ui.py -k picture
 
 lint: setup
 	$(BIN)/ruff check .

@@ -70,6 +70,7 @@ def _run_config(limit: int | None) -> dict[str, Any]:
 
 def summary(settings: Settings) -> dict[str, Any]:
     """The figures of a finished pipeline, read from its files."""
+    print("reading the results", file=sys.stderr, flush=True)
 
     # Loaded here, since the process that waits for Dagster needs none of it.
     from snac_pipeline.steps.evaluation import evaluate

@@ -1,6 +1,7 @@
 """What a step and a run are made of: accumulated batches, averaged weights, the best model, stages, compilation."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -214,3 +215,10 @@ def test_where_nothing_can_be_compiled_training_is_eager_and_says_so(monkeypatch
     assert not choose_kernels(recipe_of(PHASE10, compile=True), torch.device("cpu"), said.append)
     assert said[-1] == {"message": "training without compiled kernels, about half as fast: no C++ compiler"}
     assert not kernels.fused
+
+
+def test_a_cpu_is_not_told_that_it_has_no_cuda_runtime(caplog):
+    torchs = logging.getLogger("torch.utils.cpp_extension")
+    torchs.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/usr/local")
+    torchs.warning("something else")
+    assert caplog.messages == ["something else"]

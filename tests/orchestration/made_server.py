@@ -91,7 +91,7 @@ def serving(project: Project, **environment: str) -> Iterator[Server]:
         )  # fmt: skip
         server = Server(project, port, process.pid)
         try:
-            wait_for(lambda: _answers(server, process), 120)
+            wait_for(lambda: _answers(server, process), 400)
             yield server
         finally:
             process.send_signal(signal.SIGINT)

@@ -80,7 +80,7 @@ NOTHING = dg.GraphDefinition("nothing_at_all", node_defs=[nothing]).to_job()
 
 
 def test_runs_whose_process_is_gone_are_freed_and_those_that_run_are_not(project):
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen(["sleep", "600"])
     gone = subprocess.Popen(["true"])
     gone.wait()
     try:

@@ -44,3 +44,17 @@ def count_codes(codes: np.ndarray, codebook_size: int) -> np.ndarray:
     for start in range(0, codes.size, UNIGRAM_CHUNK):
         counts += np.bincount(codes[start : start + UNIGRAM_CHUNK], minlength=codebook_size)
     return counts
+
+
+def merged_counts(
+    keys: np.ndarray, counts: np.ndarray, more_keys: np.ndarray, more_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of increasing keys and how often each occurs, as one. A stable sort makes use of their order, which
+    `np.unique` does not."""
+    if keys.size == 0:
+        return more_keys, more_counts
+    keys, counts = np.concatenate([keys, more_keys]), np.concatenate([counts, more_counts])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return keys[starts], np.add.reduceat(counts[order], starts)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snac_pipeline.tokens.measures import entropy
+from snac_pipeline.tokens.measures import entropy, merged_counts
 
 TABLE_CELLS = 1 << 26
 """Cells of the largest table: codebooks of up to 8,192 (0.3 GB). Pairs of larger ones are kept as a sorted list, 16
@@ -55,11 +55,12 @@ class PairTable:
     def add(self, keys: np.ndarray) -> None:
         """Count pairs given as a * size + b; those of size^2 count for nothing. The keys are sorted in place."""
         cells = self.size**2
-        if self.table is None and (cells > TABLE_CELLS or self.keys.size + keys.size < cells // 8):
+        if self.table is None and self._list_is_smaller(self.keys.size + keys.size):
             keys, counts = np.unique(keys, return_counts=True)
             inside = slice(0, int(np.searchsorted(keys, keys.dtype.type(cells))))
             self.total += int(counts[inside].sum())
-            self._merge(keys[inside].astype(np.int64), counts[inside])
+            found = keys[inside].astype(np.int64), counts[inside]
+            self.keys, self.counts = merged_counts(self.keys, self.counts, *found)
             return
         if self.table is None:
             self._to_table(np.zeros(cells, np.uint32))
@@ -79,6 +80,8 @@ class PairTable:
         together.total = self.total + other.total
         together.keys, together.counts = self.keys, self.counts
         together.table = None if self.table is None or other.table is not None else self.table.copy()
+        if self.table is None and other.table is None and not self._list_is_smaller(self.keys.size + other.keys.size):
+            together._to_table(np.zeros(self.size**2, np.uint32))
         if other.table is not None:
             if self.table is None:
                 together._to_table(other.table.copy())
@@ -86,9 +89,11 @@ class PairTable:
                 large = together.total > np.iinfo(np.uint32).max
                 together.table = np.add(self.table, other.table, dtype=np.uint64 if large else None)
         elif together.table is not None:
+            if together.total > np.iinfo(np.uint32).max:
+                together.table = together.table.astype(np.uint64, copy=False)
             together.table[other.keys] += other.counts.astype(together.table.dtype)
         else:
-            together._merge(other.keys, other.counts)
+            together.keys, together.counts = merged_counts(self.keys, self.counts, other.keys, other.counts)
         return together
 
     def figures(self) -> PairFigures | None:
@@ -138,12 +143,9 @@ class PairTable:
                 np.add.at(grouped, (group[a], group[b]), counts)
         return grouped
 
-    def _merge(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        if self.keys.size == 0:
-            self.keys, self.counts = keys, counts
-            return
-        self.keys, place = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
-        self.counts = np.bincount(place, np.concatenate([self.counts, counts])).astype(np.int64)
+    def _list_is_smaller(self, pairs: int) -> bool:
+        """Whether so many are better kept as a list."""
+        return self.size**2 > TABLE_CELLS or pairs < self.size**2 // 8
 
     def _to_table(self, table: np.ndarray) -> None:
         """Go on with `table`, and the list so far in it."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from snac_pipeline.tokens.measures import merged_counts
+
 NGRAMS = (2, 3, 4, 5, 6, 7)
 SAMPLED = 1 << 17
 """Distinct n-grams followed of each n at most: their share of repeats is then known to some 0.3 %."""
@@ -48,9 +50,8 @@ class NgramSample:
         self.counts = np.empty(0, np.int64)
 
     def add(self, hashes: np.ndarray, counts: np.ndarray) -> None:
-        """Hashes below the bound, each once, and how often they occur."""
-        self.hashes, place = np.unique(np.concatenate([self.hashes, hashes]), return_inverse=True)
-        self.counts = np.bincount(place, np.concatenate([self.counts, counts])).astype(np.int64)
+        """Hashes below the bound, each once and increasing, and how often they occur."""
+        self.hashes, self.counts = merged_counts(self.hashes, self.counts, hashes, counts)
         while self.hashes.size > SAMPLED:
             self._lower(self.bound // 2)
 

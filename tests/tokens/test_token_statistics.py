@@ -124,6 +124,17 @@ def test_every_way_of_counting_bigrams_agrees(monkeypatch, size):
     assert all(figure == pytest.approx(figures[0]) for figure in figures) and figures[0].total == 4996
 
 
+def test_sums_of_many_small_counts_take_no_more_memory_than_a_table():
+    rng = np.random.default_rng(0)
+    together, size = PairTable(256), 256
+    for _ in range(20):
+        few = PairTable(size)
+        few.add(rng.integers(0, size**2, 1000))
+        together = together.plus(few)
+        assert together.keys.size < size**2 // 8
+    assert together.table is not None and together.table.sum() == together.total == 20_000
+
+
 def test_shuffling_keeps_the_tokens_and_nothing_else(monkeypatch):
     monkeypatch.setattr(pairs, "SHUFFLE_SPAN", 1000)
     codes = np.repeat(np.arange(4096), 2).astype(np.uint16)

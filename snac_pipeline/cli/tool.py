@@ -21,7 +21,7 @@ MODEL_HELP = "a codec's folder, a training run's, or a hub id"
 def add_info(add: Add) -> None:
     info = add("info", _info, "describe a codec", "  snac-pipeline info\n  snac-pipeline info examples/base_codec")
     info.add_argument("codec", nargs="?", help=f"{MODEL_HELP}; the base codec of the settings when absent")
-    info.set_defaults(needs_settings=False)
+    info.set_defaults(needs_settings=False, error_status=EXIT_WRONG_USE)
 
 
 def _info(options: argparse.Namespace, settings: Settings | None, on_event: OnEvent) -> Result:

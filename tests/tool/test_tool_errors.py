@@ -159,6 +159,7 @@ def test_a_model_that_is_not_there(run, here, source):
     (here / "empty").mkdir()
     write(here / "a.wav")
     assert source in sentence(run("encode", "a.wav", "--to", "out", model=source))
+    assert source in sentence(run("info", model=source))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ def test_the_recipes_of_the_benchmark_of_heads_are_recipes(monkeypatch):
 SMALL = {
     "bpe.py": ["--tokens", "20000", "40000", "--merges", "20", "--json"],
     "codes_todo.py": ["--utterances", "3000", "--missing", "10", "--json"],
+    "orchestration.py": ["--rounds", "1", "--assets", "1", "2", "--corpora", "1", "2", "--json"],
+    "scaling.py": ["--utterances", "20000", "--json"],
     "scan.py": ["--new", "4", "--unchanged", "500", "--out"],
     "token_statistics.py": ["--tokens", "300000", "--larger", "2", "--rounds", "1", "--json"],
     "split.py": ["--rows", "3000", "--speakers", "100", "--json"],

@@ -17,7 +17,8 @@ def add_train(add: Add) -> None:
         "  snac-pipeline train recipes/scratch.yaml\n"
         "  nohup snac-pipeline train recipes/phase12.yaml --device 0 &\n"
         "  snac-pipeline train decoder_24khz --device 0 --device 1 --resume\n"
-        "  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:29500 -m snac_pipeline.cli train decoder_24khz",
+        "  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\\n"
+        "      -m snac_pipeline.cli train decoder_24khz",
     )
     train.add_argument("what", help="decoder_24khz, decoder_48khz, decoder_dual_head, or a recipe file")
     train.add_argument(

@@ -8,14 +8,15 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 # uv, where there is one; else one in a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
-.PHONY: help setup demo test test-slow ui lint lock clean
+.PHONY: help setup demo test test-slow ui lint docs lock clean
 
 help:
 	@echo "make demo       the whole pipeline on the examples, through Dagster (5 minutes)"
 	@echo "make ui         the Dagster UI on pipeline.yaml, at http://127.0.0.1:3000"
 	@echo "make test       the test suite (under 15 minutes on two cores)"
 	@echo "make test-slow  the tests that take longer"
-	@echo "make lint       style, and the arrows between the rooms"
+	@echo "make lint       style, the arrows between the rooms, types"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make lock       requirements.lock from pyproject.toml"
 
 .uv/bin/uv:
@@ -53,6 +54,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \

@@ -8,7 +8,7 @@ export DAGSTER_HOME := $(CURDIR)/.dagster
 # uv, where there is one; else one in a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
-.PHONY: help setup demo test test-slow ui pictures lint lock clean
+.PHONY: help setup demo test test-slow ui pictures lint docs lock clean
 
 help:
 	@echo "make demo       the whole pipeline on the examples, through Dagster (5 minutes)"
@@ -16,7 +16,8 @@ help:
 	@echo "make test       the test suite (under 15 minutes on two cores)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make pictures   the pictures of README.md, of what the demo left (needs chromium)"
-	@echo "make lint       style, and the arrows between the rooms"
+	@echo "make lint       style, the arrows between the rooms, types"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make lock       requirements.lock from pyproject.toml"
 
 .uv/bin/uv:
@@ -57,6 +58,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra dev \

@@ -1,5 +1,7 @@
-"""A document's table of keys, and the keys of the code that it has to be about."""
+"""What documents show: commands, and tables of keys with the keys of the code that they have to be about."""
 
+import re
+import shlex
 import types
 import typing
 from pathlib import Path
@@ -47,3 +49,37 @@ def rows_of(document: Path, section: str = "") -> dict[str, list[str]]:
             key, *cells = [cell.strip() for cell in line.strip("|").split(" | ")]
             rows[key.strip("`")] = cells
     return rows
+
+
+SHELLS = "bash|sh|console"
+PROGRAMS = r"(?:\.venv/bin/)?(?:snac-pipeline|dagster|python|make|torchrun)"
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of every shell command that a document shows: in blocks for a shell, and in indented ones.
+
+    Without comments, what stands in front (nohup, VARIABLE=value) and what follows the command (a pipe, &).
+    """
+    text = document.read_text()
+    blocks = re.findall(rf"^```(?:{SHELLS})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = re.sub(r"\\\n *", "", "".join(blocks)).splitlines()
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines += re.findall(rf"^    ({PROGRAMS} .*)", outside, re.MULTILINE)
+    return [words for line in lines if (words := command_of(line))]
+
+
+def command_of(line: str) -> list[str]:
+    """The words of one command; none in a line that is empty or a comment."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    words = list(lexer)
+    ends = [place for place, word in enumerate(words) if set(word) <= set("|&;<>")]
+    words = words[: ends[0]] if ends else words
+    while words and (words[0] in ("nohup", "$") or re.match(r"[A-Z_]+=", words[0])):
+        words = words[1:]
+    return [words[0].removeprefix(".venv/bin/"), *words[1:]] if words else []
+
+
+def mentions(text: str) -> list[list[str]]:
+    """The words of every `snac-pipeline ...` inside a sentence."""
+    return [found.split() for found in re.findall(r"`snac-pipeline ([^`]+)`", text)]

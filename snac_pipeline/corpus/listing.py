@@ -66,7 +66,7 @@ def list_corpus(corpus: Corpus, home: Path) -> Listing:
     elif isinstance(corpus.path, str):
         listing = _list_store(corpus.path)
     else:
-        listing = _list_folder(corpus, corpus.path.resolve(), home)
+        listing = _list_folder(corpus, home)
     if listing.files.is_empty() and not listing.faults:
         others = f"none of its {listing.ignored} files is" if listing.ignored else "it is empty; put some there,"
         raise PipelineError(

@@ -55,7 +55,7 @@ def notify(settings: NotificationSettings, failed: FailedRun) -> dict[str, str |
     return told
 
 
-def _outcome(send: Callable, *arguments: object) -> str | None:
+def _outcome(send: Callable[..., None], *arguments: object) -> str | None:
     try:
         send(*arguments)
     except PipelineError as error:
@@ -70,7 +70,7 @@ def _outcome(send: Callable, *arguments: object) -> str | None:
     return None
 
 
-def _post(variable: str, content: dict) -> None:
+def _post(variable: str, content: dict[str, object]) -> None:
     address = _of_environment(variable)
     if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
         raise PipelineError(f"${variable} holds no address; it begins with https://")
@@ -85,6 +85,7 @@ def _for_slack(text: str) -> str:
 
 
 def _mail(settings: EmailSettings, failed: FailedRun) -> None:
+    assert settings.server and settings.sender and settings.recipients, "settings have all three or none"
     server = urllib.parse.urlsplit(_of_environment(settings.server))
     if server.scheme not in ("smtp", "smtps") or not server.hostname:
         raise PipelineError(f"${settings.server} holds no mail server; it is smtp://user:password@host:587 or smtps://")

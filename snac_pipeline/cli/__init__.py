@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from snac_pipeline.cli import codes, corpus, evaluation, guard, project, tokens, tool, training
-from snac_pipeline.cli.arguments import EXIT_FAILED, EXIT_INTERRUPTED
+from snac_pipeline.cli.arguments import EXIT_FAILED, EXIT_INTERRUPTED, Result
 from snac_pipeline.cli.speaker import Speaker
 from snac_pipeline.errors import PipelineError, ProcessLost, trouble
 from snac_pipeline.settings import SETTINGS_VARIABLE, Settings, load_settings, settings_path
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILED
     except PipelineError as error:
         speaker.error(str(error))
-        return options.error_status
+        status: int = options.error_status
+        return status
     except BrokenPipeError:  # whoever read our output went away: `snac-pipeline ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, function: Callable, summary: str, examples: str) -> argparse.ArgumentParser:
+    def add(name: str, function: Callable[..., Result], summary: str, examples: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=summary,

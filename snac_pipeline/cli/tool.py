@@ -1,6 +1,7 @@
 """Commands about a codec alone, which need no settings: info, reconstruct, encode, decode, generate, onnx."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from snac_pipeline.cli.arguments import (
@@ -136,7 +137,8 @@ def _convert(options: argparse.Namespace, settings: Settings | None, on_event: O
     how = tool.Options(**{name: given[name] for name in tool.Options.__dataclass_fields__ if name in given})
     if options.name == "generate":
         return tool.generate(model, options.codes, options.like, options.seconds or 5.0, how, on_event)
-    return getattr(tool, options.name)(model, options.inputs, how, on_event)
+    convert: Callable[..., Result] = getattr(tool, options.name)
+    return convert(model, options.inputs, how, on_event)
 
 
 def add_onnx(add: Add) -> None:

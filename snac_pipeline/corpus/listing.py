@@ -142,7 +142,8 @@ def _keep_first(listing: Listing, limit: int) -> None:
 
 
 def _list_folder(corpus: Corpus, home: Path) -> Listing:
-    found, faults, ignored = _Columns(), [], 0
+    faults: list[Fault] = []
+    found, ignored = _Columns(), 0
     for path, entry in walk_folder(corpus, home, faults):
         if is_audio(entry.name):
             _sort_into(path, entry, found, faults, "cannot be reached (broken or circular link?)")
@@ -153,13 +154,13 @@ def _list_folder(corpus: Corpus, home: Path) -> Listing:
 
 def walk_folder(
     corpus: Corpus, home: Path, faults: list[Fault], after: str | None = None
-) -> Iterator[tuple[str, os.DirEntry]]:
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield (relative path, entry) of everything in a corpus's folder that is not a folder, in an order that stays;
     `after` a path: what follows it. Folders that cannot be walked are `faults`, and `home` is left out.
 
     Raises PipelineError where the corpus's folder is not there.
     """
-    root = corpus.path.resolve()
+    root = Path(corpus.path).resolve()
     if not root.is_dir():
         what = (
             f"is not a folder, nor a list of files ({', '.join(sorted(TABLES))})" if root.exists() else "does not exist"
@@ -180,8 +181,13 @@ def is_audio(name: str) -> bool:
 
 
 def _walk(
-    folder: str, relative: str, ancestors: set, home: tuple | None, faults: list[Fault], passed: list[str]
-) -> Iterator[tuple[str, os.DirEntry]]:
+    folder: str,
+    relative: str,
+    ancestors: set[tuple[int, int]],
+    home: tuple[int, int] | None,
+    faults: list[Fault],
+    passed: list[str],
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """`passed`: the last path passed before, below `folder`, in its parts; empty: begin at the beginning."""
     try:
         with os.scandir(folder) as found:
@@ -240,9 +246,10 @@ def _identity_or_none(path: Path) -> tuple[int, int] | None:
 # A store, a list -----------------------------------------------------------------------------------------------------
 
 
-def _list_store(corpus: Corpus) -> Listing:
-    found, faults, ignored = _Columns(), [], 0
-    for file in list_store(corpus.path):
+def _list_store(url: str) -> Listing:
+    faults: list[Fault] = []
+    found, ignored = _Columns(), 0
+    for file in list_store(url):
         if not is_audio(file.name):
             ignored += 1
         elif "::" in file.name:

@@ -23,35 +23,43 @@ from snac_pipeline.files import read_parquet, write_parquet
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
 PROBE_REVISION = 3
 
-STAT = {
-    "size": pl.Int64,
-    "mtime_ns": pl.Int64,
-    "ctime_ns": pl.Int64,  # 0 in a store, which has none
-    "store_key": pl.String,  # hash of what a store tells about a file (ETag, checksum, times); "" on this machine
-}
-FACTS = {
-    "format": pl.String,  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
-    "num_frames": pl.Int64,  # decoded, at the file's own rate
-    "header_frames": pl.Int64,  # what the header says; null where it says nothing
-    "sample_rate": pl.Int32,
-    "channels": pl.Int32,
-    "duration": pl.Float64,  # seconds, of the decoded frames
-    "peak": pl.Float32,  # max |x| over all channels, full scale = 1
-    "bandwidth": pl.Float32,  # Hz, highest frequency with real content; see bandwidth.Bandwidth
-    "flags": pl.List(pl.String),
-}
-MANIFEST = {
-    "digest": pl.String,
-    "path": pl.String,
-    "corpus": pl.String,
-    "speaker": pl.String,
-    "stratum": pl.String,
-    **FACTS,
-    **STAT,
-}
+STAT = pl.Schema(
+    {
+        "size": pl.Int64(),
+        "mtime_ns": pl.Int64(),
+        "ctime_ns": pl.Int64(),  # 0 in a store, which has none
+        "store_key": pl.String(),  # hash of what a store tells about a file (ETag, checksum, times); "" on this machine
+    }
+)
+FACTS = pl.Schema(
+    {
+        "format": pl.String(),  # wav, flac, ogg, opus, mp3, m4a: by content, whatever the name says
+        "num_frames": pl.Int64(),  # decoded, at the file's own rate
+        "header_frames": pl.Int64(),  # what the header says; null where it says nothing
+        "sample_rate": pl.Int32(),
+        "channels": pl.Int32(),
+        "duration": pl.Float64(),  # seconds, of the decoded frames
+        "peak": pl.Float32(),  # max |x| over all channels, full scale = 1
+        "bandwidth": pl.Float32(),  # Hz, highest frequency with real content; see bandwidth.Bandwidth
+        "flags": pl.List(pl.String()),
+    }
+)
+MANIFEST = pl.Schema(
+    {
+        "digest": pl.String(),
+        "path": pl.String(),
+        "corpus": pl.String(),
+        "speaker": pl.String(),
+        "stratum": pl.String(),
+        **FACTS,
+        **STAT,
+    }
+)
 OF_A_FOLDER = "below the root"
 """In a manifest's metadata at `names`: all of its paths are relative ones, without `..`."""
-QUARANTINE = {"path": pl.String, "reason": pl.String, "stage": pl.String, "digest": pl.String, **STAT}
+QUARANTINE = pl.Schema(
+    {"path": pl.String(), "reason": pl.String(), "stage": pl.String(), "digest": pl.String(), **STAT}
+)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def look_at(corpus: Corpus, home: Path) -> Seen:
 
 def _files(
     corpus: Corpus, home: Path, after: str | None, faults: list[Fault]
-) -> Iterator[tuple[str, os.DirEntry | str]]:
+) -> Iterator[tuple[str, os.DirEntry[str] | str]]:
     """(path, what to stat) of the audio files that follow `after`, in an order that stays."""
     if not is_table(corpus.path):
         found = walk_folder(corpus, home, faults, after)
@@ -113,7 +113,7 @@ def _listed(corpus: Corpus) -> pl.DataFrame:
     return read_file_list(corpus.path, corpus.root).with_columns(file=file_of(corpus.root))
 
 
-def _told(path: str, file: os.DirEntry | os.PathLike | str) -> tuple[str, float]:
+def _told(path: str, file: os.DirEntry[str] | os.PathLike[str] | str) -> tuple[str, float]:
     """What stat says of a file, as a line, and when it last changed, in seconds."""
     try:
         status = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)

@@ -85,7 +85,9 @@ def _on(uuid: str, nvml: Any | None, doing: str, held: contextlib.ExitStack) -> 
     ours = try_lock(locks_folder() / f"{uuid}.lock", doing, held)
     if ours is not None:
         return ours
-    for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
+    if nvml is None:
+        return None
+    for index in range(nvml.nvmlDeviceGetCount()):
         if _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index))) == uuid:
             others = [one for one in look(nvml, [index]) if one.uid != os.getuid()]
             return f"process {others[0].pid} of {others[0].user} ({others[0].command})" if others else None

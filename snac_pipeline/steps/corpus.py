@@ -29,6 +29,7 @@ def corpus_of(settings: Settings, name: str, limit: int | None = None) -> Corpus
     if name not in settings.corpora:
         raise PipelineError(f"no corpus is called {name!r}; pipeline.yaml names {', '.join(settings.corpora)}")
     options = settings.corpora[name]
+    assert options.path is not None, "settings have a corpus for each ready-made folder"
     return Corpus(
         name,
         options.path,

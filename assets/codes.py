@@ -16,7 +16,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     @dg.asset(
         group_name=GROUP,
         code_version="1",
-        kinds={"torch"},
+        kinds={"pytorch"},
         description="The pretrained codec that everything starts from: a folder or a Hugging Face model.",
     )
     def base_codec(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
@@ -31,7 +31,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=GROUP,
         code_version="1",
-        kinds={"parquet", "torch"},
+        kinds={"parquet", "pytorch"},
         description="The codes of every recording, encoded once and kept. Only what is new is encoded; a renamed or "
         "copied file costs nothing. Batched codes equal those of encoding each file alone.",
     )

@@ -47,7 +47,7 @@ def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
         deps=["splits", "code_cache", start, *(["restored_audio"] if recipe.targets == "restored" else [])],
         group_name=GROUP,
         code_version=f"1-{value_digest(recipe.identity())[:12]}",  # a recipe that changed makes the asset stale
-        kinds={"torch"},
+        kinds={"pytorch"},
         pool=TRAINING_POOL,
         description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step. "
         "Its config is the recipe: change it in the Launchpad for a run with another one.",

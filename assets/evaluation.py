@@ -23,7 +23,7 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
         deps=["splits", "code_cache", "base_codec", *decoders],
         group_name="evaluation",
         code_version="1",
-        kinds={"torch", "html"},
+        kinds={"pytorch", "html"},
         description="Which decoder is better, by how much, and how sure one can be: every decoder on the same held-out "
         "utterances, with paired intervals, and a report to read and listen to.",
         check_specs=[

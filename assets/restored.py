@@ -13,7 +13,7 @@ def restored_assets() -> list[dg.AssetsDefinition]:
         deps=["splits"],
         group_name="corpus",
         code_version="1",
-        kinds={"torch", "flac"},
+        kinds={"pytorch", "flac"},
         description="What the settings' restorer makes of every recording, at 48 kHz: targets for a decoder where the "
         "recordings have no band of their own up there. Only what is new is restored.",
     )

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -24,8 +22,6 @@ from snac_pipeline.evaluation import (
     write_report,
 )  # fmt: skip
 
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PLUGIN = Metric("mos", "Predicted MOS", lambda *_: 0.0, True, "MOS", 2, package="no_such_package")
 REGISTRY = (*(metric for metric in METRICS if metric.package is None), PLUGIN)
 CURVE = [{"step": i, "loss": 9 / (i + 1), "val": 10 / (i + 1) if i % 5 == 0 else None} for i in range(20)]
@@ -53,17 +49,6 @@ def evaluation(spec, contestants, utterances, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation") / "abc"
     write_report(folder, metrics, summary, context)
     return folder / "report.html", metrics, summary, context
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM} (set CHROMIUM to its path)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -32,15 +32,11 @@ class Server:
     """A project that is served."""
 
     project: Project
-    port: int
+    address: str
     pid: int
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        address = f"http://127.0.0.1:{self.port}/graphql"
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["data"]
+        return ask(self.address, query, **variables)
 
     def launch(self, job: str, config: dict | None = None) -> str:
         """Start a job as the Launchpad does; its run id."""
@@ -79,20 +75,27 @@ class Server:
 @contextlib.contextmanager
 def serving(project: Project, **environment: str) -> Iterator[Server]:
     """`dagster dev` for a project, until it answers; its end with everything that it started."""
+    with served(project.folder, **environment) as (address, pid):
+        yield Server(project, address, pid)
+
+
+@contextlib.contextmanager
+def served(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
+    """The UI's address and process, for the project in `folder`, whose Dagster home is .dagster; its log is there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    home, address = folder / ".dagster", f"http://127.0.0.1:{port}"
     command = [str(DAGSTER), "dev", "-m", "snac_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    own = {"DAGSTER_HOME": str(project.folder / ".dagster"), SETTINGS_VARIABLE: str(project.settings_file)}
-    with (project.folder / "dagster-dev.log").open("w") as log:
+    own = {"DAGSTER_HOME": str(home), SETTINGS_VARIABLE: str(folder / "pipeline.yaml")}
+    with (home / "ui.log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=project.folder, env={**os.environ, **own, **environment}, stdout=log, stderr=log,
+            command, cwd=folder, env={**os.environ, **own, **environment}, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-        server = Server(project, port, process.pid)
         try:
-            wait_for(lambda: _answers(server, process), 400)
-            yield server
+            wait_for(lambda: _answers(address, process, home / "ui.log"), 400)
+            yield address, process.pid
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -103,10 +106,18 @@ def serving(project: Project, **environment: str) -> Iterator[Server]:
                         os.kill(pid, signal.SIGKILL)
 
 
-def _answers(server: Server, process: subprocess.Popen) -> bool:
-    assert process.poll() is None, (server.project.folder / "dagster-dev.log").read_text()
+def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
+    """The answer of a Dagster server to a GraphQL query."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["data"]
+
+
+def _answers(address: str, process: subprocess.Popen, log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
     try:
-        found = server.ask("{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
+        found = ask(address, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
         return bool(found["repositoriesOrError"].get("nodes"))
     except (urllib.error.URLError, ConnectionError):
         return False

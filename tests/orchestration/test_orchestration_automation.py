@@ -312,6 +312,7 @@ def test_nothing_follows_from_what_did_not_pass_its_checks(project):
         assert [tick(), tick()] == [{"token_statistics"}, set()]
 
 
+@pytest.mark.slow
 def test_an_asset_of_a_hundred_corpora_follows_them_though_dagster_does_not_compare_so_many(project):
     corpora = {f"c{number:03}": {"path": "alpha"} for number in range(100)}
     automate(project, policies={**CORPUS_ONLY["policies"], "manifest": "ask"})

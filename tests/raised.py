@@ -13,7 +13,7 @@ ANY = "…"
 LEAST = 8
 """Letters that a message, or what is quoted of one, has of its own."""
 
-VALIDATED = ("settings.py", "training/recipe.py")
+VALIDATED = ("settings/loading.py", "settings/operation.py", "settings/work.py", "training/recipe.py")
 """Where a ValueError is a sentence of a pydantic validator, and so the user's."""
 
 

@@ -1,0 +1,98 @@
+"""YAML files -> typed models, and what is wrong with them in words of YAML: settings and recipes are read alike."""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pydantic
+import yaml
+from pydantic_core import ErrorDetails
+
+from snac_pipeline.errors import PipelineError
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+class Section(pydantic.BaseModel):
+    """A part of the settings: unknown keys are refused, values do not change."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Numbers such as 1e-4, which YAML 1.1 takes for text, are numbers here.
+
+    A key that is there twice is an error, not, as in YAML, a way to lose the first.
+    """
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{file} does not exist; give the path of a YAML file") from error
+    except OSError as error:
+        raise PipelineError(f"{file} cannot be read: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise PipelineError(f"{file} {found}; it must hold `key: value` lines")
+    return content
+
+
+def parse_model(model: type[Model], content: dict[str, Any], source: str) -> Model:
+    """`content` as a `model`; PipelineError lists every wrong key with its place in `source`."""
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "the file"
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"unknown key `{key}` (known here: {', '.join(_known_keys(model, problem['loc'][:-1]))})")
+            else:
+                lines.append(f"`{key}`: {_words(problem)}")
+        raise PipelineError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _words(problem: ErrorDetails) -> str:
+    """What is wrong with a value, in words of YAML, not of Python."""
+    match problem["type"]:
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case "model_type" | "dict_type":
+            return f"must hold `key: value` lines, not {problem['input']!r}"
+        case "list_type":
+            return f"must be a list, such as [{problem['input']}], not {problem['input']!r}"
+        case _:
+            return problem["msg"]
+
+
+def _known_keys(kind: Any, place: tuple[int | str, ...]) -> list[str]:
+    """Field names at `place` below `kind`: a section, or a list or mapping of sections."""
+    if not (isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)):  # list[Stage], dict[str, Head]
+        return _known_keys(get_args(kind)[-1], place[1:])
+    if not place:
+        return list(kind.model_fields)
+    return _known_keys(kind.model_fields[str(place[0])].annotation, place[1:])
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads 1e-4 as a number and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for name, _ in node.value:
+            key = str(name.value)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key `{key}` is there twice", problem_mark=name.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)

@@ -43,7 +43,7 @@ def _words(record: logging.LogRecord) -> str:
             return f"done in {event.step_success_data.duration_ms / 1000:.1f} s"
         case dg.DagsterEventType.STEP_FAILURE:
             if _interrupted(event):
-                return "stopped; what was done is kept: run it again to go on"
+                return "stopped"
             explained = event.step_failure_data.user_failure_data
             return f"failed: {explained.description if explained else meta['orig_message'] + _trace(event)}"
         case dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -53,7 +53,8 @@ def _words(record: logging.LogRecord) -> str:
         case dg.DagsterEventType.RUN_FAILURE:
             return "failed"
         case dg.DagsterEventType.RUN_CANCELED:
-            return "stopped"
+            # Here and not with the step, whose last lines are lost: Ctrl-C ends the `tail` that Dagster shows them by.
+            return "stopped; what was done is kept: run it again to go on"
         case _:
             return ""
 

@@ -38,11 +38,12 @@ class Server:
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         return ask(self.address, query, **variables)
 
-    def launch(self, job: str, config: dict | None = None) -> str:
-        """Start a job as the Launchpad does; its run id."""
+    def launch(self, job: str, **tags: str) -> str:
+        """Start a job as the Launchpad does; its run id. tags: with "/" as "__"."""
         location = "snac_pipeline.definitions"
         selector = {"repositoryLocationName": location, "repositoryName": "__repository__", "jobName": job}
-        params = {"selector": selector, "runConfigData": config or {}, "mode": "default"}
+        metadata = {"tags": [{"key": key.replace("__", "/"), "value": value} for key, value in tags.items()]}
+        params = {"selector": selector, "runConfigData": {}, "mode": "default", "executionMetadata": metadata}
         answer = self.ask(LAUNCH, params=params)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return answer["run"]["runId"]

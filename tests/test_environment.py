@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -103,3 +104,12 @@ def test_scanning_the_command_line_and_the_engine_do_without_torch():
     assert not {"torch", "dagster"} & set(sys.modules)
     """
     )
+
+
+def test_pre_commit_says_what_lint_says_with_the_projects_own_tools():
+    subprocess.run([Path(sys.executable).with_name("pre-commit"), "validate-config"], cwd=REPOSITORY, check=True)
+    [own] = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert own["repo"] == "local"
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE).group(1)
+    tools = re.findall(r"\$\(BIN\)/([\w-]+(?: check| format)?)", recipe)
+    assert [hook["entry"].removeprefix(".venv/bin/").removesuffix(" --fix") for hook in own["hooks"]] == tools

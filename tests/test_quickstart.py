@@ -74,6 +74,7 @@ def test_the_quickstart_encodes_and_other_tools_read_the_codes_as_documented(fol
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_quickstart_goes_on_to_a_decoder_a_report_and_sound(folder):
     said = follow(folder, "5.", "The same in the UI")
     [report] = folder.glob("my-work/evaluation/*/report.html")

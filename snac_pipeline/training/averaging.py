@@ -21,6 +21,8 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the parameters as they are after `step`."""
+        if self.decay is None:
+            return
         for name, parameter in self.parameters.items():
             self.means[name].lerp_(parameter, 1 - min(self.decay, (1 + step) / (10 + step)))
 

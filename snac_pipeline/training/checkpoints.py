@@ -41,7 +41,7 @@ def load_newest(run: Path, model: SNAC, on_damaged: Callable[[str], None]) -> di
     for folder in reversed(folders):
         try:
             weights = safetensors.torch.load_file(folder / "model.safetensors")
-            state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
             on_damaged(f"the checkpoint {folder} is damaged ({error}); going back to the one before")
         else:

@@ -26,7 +26,7 @@ class CodebookCare:
 
     def __init__(self, model: SNAC, options: Codebooks):
         spec = model.spec
-        self.quantizers: list[VectorQuantizer] = list(model.quantizer.quantizers)
+        self.quantizers = [one for one in model.quantizer.quantizers if isinstance(one, VectorQuantizer)]
         self.options = options
         self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64)
         self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim) for _ in range(spec.levels)]
@@ -78,9 +78,11 @@ class CodebookCare:
                 continue
             # Codes are told apart by their angle, so their cloud has to lie round the origin. Moving it there in one
             # projection and back in the other changes nothing else.
-            mean = vectors.mean(dim=0).to(quantizer.in_proj.bias)
-            quantizer.out_proj.bias += quantizer.out_proj.weight[:, :, 0] @ mean
-            quantizer.in_proj.bias -= mean
+            bias_in, bias_out = quantizer.in_proj.bias, quantizer.out_proj.bias
+            assert bias_in is not None and bias_out is not None
+            mean = vectors.mean(dim=0).to(bias_in)
+            bias_out += quantizer.out_proj.weight[:, :, 0] @ mean
+            bias_in -= mean
             vectors -= mean.cpu()
         self.counts_KV.zero_()
         self._restart()

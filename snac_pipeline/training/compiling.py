@@ -41,7 +41,7 @@ def choose_kernels(recipe: Recipe, device: torch.device, on_event: Callable[[dic
 class Synthesis:
     """`model.synthesize` for training: compiled anew for each lesson's one shape, or as it is."""
 
-    def __init__(self, model: SNAC, compiled: bool, backend: str | Callable = "inductor"):
+    def __init__(self, model: SNAC, compiled: bool, backend: str | Callable[..., Any] = "inductor"):
         self.model, self.compiled, self.backend = model, compiled, backend
         self.span: Span | None = None
         self.items, self.synthesize = 0, model.synthesize
@@ -53,6 +53,6 @@ class Synthesis:
             self.span, self.items = span, items
             self.synthesize = torch.compile(self.model.synthesize, dynamic=False, backend=self.backend)
 
-    def of(self, batch: Batch) -> Callable:
+    def of(self, batch: Batch) -> Callable[..., dict[int, torch.Tensor]]:
         """What `batch` is decoded with. The last batch of an epoch, which is smaller, is not worth a compilation."""
         return self.synthesize if len(batch.rows) == self.items else self.model.synthesize

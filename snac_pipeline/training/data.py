@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Batch:
         )
 
 
-class SpeechSlices(Dataset):
+class SpeechSlices(Dataset[dict[str, Any]]):
     """Reads one `Slice` at a time. `files`, `digests` and `targets` belong together; `view` of None: audio as input."""
 
     def __init__(
@@ -78,18 +79,19 @@ class SpeechSlices(Dataset):
         self.files, self.spec, self.rates = list(files), spec, tuple(rates)
         self.targets = targets or Targets()
         # The path travels to loader workers and is mapped there; a pickled memory map would be copied.
-        self.view_path, self._view = view, None
+        self.view_path = view
+        self._view: CodesView | None = None
         self.view_rows = None if view is None else CodesView(view).rows(digests)
 
-    def __getitem__(self, item: Slice) -> dict:
+    def __getitem__(self, item: Slice) -> dict[str, Any]:
         file = self.files[item.row]
         cutoffs = {rate: values[item.row] for rate, values in self.targets.cutoffs.items()}
-        read = {"slice": item, "targets": {}, "cutoffs": cutoffs}
+        read: dict[str, Any] = {"slice": item, "targets": {}, "cutoffs": cutoffs}
         first = item.window_start + item.offset
         for rate in self.rates:
             target = self.targets.files.get(rate, self.files)[item.row]
             read["targets"][rate] = self._audio(target, rate, first, item.segment)
-        if self.view_rows is None:
+        if self.view_path is None or self.view_rows is None:
             read["audio"] = self._audio(file, self.spec.sampling_rate, item.window_start, item.window)
         else:
             self._view = self._view or CodesView(self.view_path)
@@ -101,7 +103,7 @@ class SpeechSlices(Dataset):
         return torch.from_numpy(read_audio(file, rate, start, count))[None]
 
 
-def collate(items: list[dict]) -> Batch:
+def collate(items: list[dict[str, Any]]) -> Batch:
     """Stack what `SpeechSlices` read."""
     slices: list[Slice] = [item["slice"] for item in items]
     codes = None
@@ -144,12 +146,16 @@ def _begin_reading(loop: int, worker: int) -> None:
     die_with_parent(loop)
 
 
+Told = tuple[Batch | None, BaseException | None]
+"""A batch; or what ended the reading; or, both None, that it is done."""
+
+
 def _ahead(batches: Iterable[Batch], depth: int) -> Iterator[Batch]:
     """Iterate in a thread, at most `depth` batches ahead; its exceptions are raised here."""
-    ready: queue.Queue = queue.Queue(depth)
+    ready: queue.Queue[Told] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(item: tuple) -> None:
+    def put(item: Told) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.1)

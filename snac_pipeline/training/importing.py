@@ -125,7 +125,7 @@ class OlderConfig(Section):
 def names_of(field: str) -> list[str]:
     """The names that an older config may use for one of the fields of `OlderConfig`."""
     alias = OlderConfig.model_fields[field].validation_alias
-    return [field] if alias is None else [str(name) for name in alias.choices]
+    return [str(name) for name in alias.choices] if isinstance(alias, pydantic.AliasChoices) else [field]
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,13 @@ def import_config(file: Path, phase: PhaseName | None, ignored: Sequence[str] = 
     _check_names(content, file)
     old = parse_model(OlderConfig, content, str(file))
     told = None if old.phase is None else f"phase{str(old.phase).removeprefix('phase')}"
-    if told is None and phase is None:
-        raise PipelineError(f"{file} does not say which phase it is for; give --phase {'|'.join(get_args(PhaseName))}")
     if told and phase and told != phase:
         raise PipelineError(f"{file} is for {told}, but --phase says {phase}; leave out one of the two")
-    _refuse_keys_of_other_phases(old, content, phase or told, file)
-    recipe = _recipe_content(old, phase or told, file)
+    its_phase = phase or told
+    if its_phase is None:
+        raise PipelineError(f"{file} does not say which phase it is for; give --phase {'|'.join(get_args(PhaseName))}")
+    _refuse_keys_of_other_phases(old, content, its_phase, file)
+    recipe = _recipe_content(old, its_phase, file)
     parse_model(Recipe, recipe, f"{file} as a recipe")
     return Imported(file.name, recipe, _pipeline_content(old), list(ignored))
 

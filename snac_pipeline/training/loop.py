@@ -7,7 +7,7 @@ checkpoint, so that a run that was killed continues bit for bit on a CPU.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from snac_pipeline.training.model import enter_stage, output_rates, trained_para
 from snac_pipeline.training.noise_branch import noise_of
 from snac_pipeline.training.plan import Plan, Speech
 from snac_pipeline.training.ranks import ALONE, Ranks
-from snac_pipeline.training.recipe import Recipe
+from snac_pipeline.training.recipe import HeadName, Recipe
 from snac_pipeline.training.slices import Slice
 from snac_pipeline.training.state import Training
 from snac_pipeline.training.stopping import Interrupted, stop_signals
@@ -100,7 +100,7 @@ def steps_of(
     synthesis.begin(plan.span_at(epoch), len(training.ranks.share(range(plan.batch_size(epoch)))))
     stage_steps, stage_done = plan.stage_steps(epoch)
     steps = plan.epoch(epoch)[progress.epoch_step :]
-    shares = [share for batches in steps for batch in batches if (share := training.ranks.share(batch))]
+    shares = [list(share) for batches in steps for batch in batches if (share := training.ranks.share(batch))]
     reader = read_batches(speech.dataset, shares, recipe.loader_workers)
     for batches in steps:
         factor = training.set_rates(stage, stage_done + progress.epoch_step, stage_steps)
@@ -134,7 +134,7 @@ def gradients(training: Training, batches: list[list[Slice]], reader: Iterator[B
             batch = next(reader).to(training.device)
             loss = training_step(recipe, model, batch, weights, training.care, step, synthesis.of(batch))
             loss = loss * (len(share) / items)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types
             total = total + loss.detach()
     training.care.settle(ranks.gather)
     return ranks.add_up(trained_parameters(model), total)
@@ -144,10 +144,10 @@ def training_step(
     recipe: Recipe,
     model: SNAC,
     batch: Batch,
-    weights: dict[str, float],
+    weights: Mapping[HeadName, float],
     care: CodebookCare,
     step: int,
-    synthesize: Callable | None = None,
+    synthesize: Callable[..., dict[int, Tensor]] | None = None,
 ) -> Tensor:
     """The loss of one batch, a scalar: decode the windows, compare the segments with their targets.
 
@@ -155,6 +155,7 @@ def training_step(
     """
     quantized = None
     if batch.codes is None:
+        assert batch.audio_B1T is not None, "a batch has codes or audio"
         quantized = model.quantize(batch.audio_B1T, rounded=care.rounds(step))
         latents = quantized.latents_BCL
     else:

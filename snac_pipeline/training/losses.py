@@ -38,7 +38,8 @@ def mel_bank(n_fft: int, sample_rate: int) -> Tensor:
     # Kept for steps that need gradients, whoever asks first. Low bands of short windows may hold no bin: their
     # magnitude is MEL_FLOOR in both signals.
     with torch.inference_mode(False), warnings.catch_warnings(action="ignore", category=UserWarning):
-        return torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate).T
+        bank: Tensor = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)
+        return bank.T
 
 
 def reconstruction_losses(
@@ -62,17 +63,16 @@ def reconstruction_losses(
         total = total + weights.l1 * (estimate - target).abs().sum(dim=1) / valid_B
     if weights.magnitude or weights.log_magnitude or weights.mel:
         for n_fft in n_ffts:
-            pair = [stft_magnitude(audio, n_fft, windowed=not weights.compat) for audio in (estimate, target)]
+            ours, theirs = (stft_magnitude(x, n_fft, windowed=not weights.compat) for x in (estimate, target))
             frames_B = valid_B // (n_fft // 4) + 1
             if weights.magnitude:
-                total = total + weights.magnitude / len(n_ffts) * _distance(*pair, frames_B)
+                total = total + weights.magnitude / len(n_ffts) * _distance(ours, theirs, frames_B)
             if weights.log_magnitude:
-                logs = (magnitude.log() for magnitude in pair)
-                total = total + weights.log_magnitude / len(n_ffts) * _distance(*logs, frames_B)
+                total = total + weights.log_magnitude / len(n_ffts) * _distance(ours.log(), theirs.log(), frames_B)
             if weights.mel:
                 bank = mel_bank(n_fft, sample_rate).to(estimate)
-                bands = ((bank @ magnitude).clamp(min=MEL_FLOOR).log() for magnitude in pair)
-                total = total + weights.mel / len(n_ffts) * _distance(*bands, frames_B)
+                ours, theirs = ((bank @ magnitude).clamp(min=MEL_FLOOR).log() for magnitude in (ours, theirs))
+                total = total + weights.mel / len(n_ffts) * _distance(ours, theirs, frames_B)
     return total
 
 

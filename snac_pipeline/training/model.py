@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from snac_pipeline.codec import SNAC, CodecSpec
+from snac_pipeline.codec.layers import DecoderBlock, Snake
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.training.noise_branch import noise_blocks
 from snac_pipeline.training.recipe import GroupName, HeadName, Recipe, Stage
@@ -31,8 +33,9 @@ def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
         result = model.load_state_dict({k: v for k, v in start.state_dict().items() if k in wanted}, strict=False)
         assert all(key.startswith("double_rate_head.") for key in result.missing_keys), result.missing_keys
     if "double" in recipe.heads and recipe.heads["double"].init == "copy" and not spec.has_double_head:
-        snake, last, _ = model.decoder.model[-3:]
-        model.double_rate_head.copy_decoder(model.decoder.trunk[-1], snake, last)
+        block, (snake, last, _) = model.decoder.trunk[-1], model.decoder.model[-3:]
+        assert isinstance(block, DecoderBlock) and isinstance(snake, Snake) and isinstance(last, nn.Conv1d)
+        model.double_rate_head.copy_decoder(block, snake, last)
     return model
 
 
@@ -51,7 +54,10 @@ def _with_heads(recipe: Recipe, spec: CodecSpec) -> CodecSpec:
     if "double" not in recipe.heads:
         return dataclasses.replace(spec, output_rates=rates)
     head = recipe.heads["double"]
-    form = {"double_head_upsampler": head.upsampler, "double_head_interpolated": head.init == "interpolate"}
+    form: dict[str, Any] = {
+        "double_head_upsampler": head.upsampler,
+        "double_head_interpolated": head.init == "interpolate",
+    }
     there = {name: getattr(spec, name) for name in form}
     if spec.has_double_head and there != form:
         raise PipelineError(

@@ -41,7 +41,9 @@ class NoiseGain:
     def __enter__(self) -> "NoiseGain":
         for block, squares in zip(self.blocks, self.squares, strict=True):
 
-            def note(conv: nn.Module, x: tuple[Tensor], scale: Tensor, squares: list = squares) -> None:
+            def note(
+                conv: nn.Module, x: tuple[Tensor], scale: Tensor, squares: list[tuple[Tensor, Tensor]] = squares
+            ) -> None:
                 squares.append((scale.detach().float().square().sum(), x[0].detach().float().square().sum()))
 
             self.hooks.append(block.linear.register_forward_hook(note))
@@ -58,4 +60,5 @@ class NoiseGain:
         """
         sums = np.array([torch.tensor(squares).reshape(-1, 2).double().sum(dim=0).tolist() for squares in self.squares])
         noise, signal = ranks.add_up_rows(sums.reshape(-1, 2)).T
-        return np.sqrt(noise / np.maximum(signal, 1e-20)).tolist()
+        gains: list[float] = np.sqrt(noise / np.maximum(signal, 1e-20)).tolist()
+        return gains

@@ -59,7 +59,8 @@ class Ranks:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise PipelineError(outcome[1])
-        return outcome[0]
+        value: Value = outcome[0]
+        return value
 
     def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order."""
@@ -89,15 +90,13 @@ class Ranks:
         parameters = list(parameters)
         touched = self.any(*(parameter.grad is not None for parameter in parameters))
         reached = [parameter for parameter, has in zip(parameters, touched, strict=True) if has]
-        for parameter in reached:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([loss.reshape(1), *(parameter.grad.flatten() for parameter in reached)])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
+        flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
         with _lost_if_broken():
             dist.all_reduce(flat)
-        total, *sums = flat.split([1, *(parameter.numel() for parameter in reached)])
-        for parameter, gradient in zip(reached, sums, strict=True):
-            parameter.grad.copy_(gradient.view_as(parameter))
+        total, *sums = torch.split(flat, [1, *(parameter.numel() for parameter in reached)])
+        for parameter, gradient, added in zip(reached, gradients, sums, strict=True):
+            parameter.grad = gradient.copy_(added.view_as(parameter))
         return total[0]
 
     def add_up_rows(self, rows: np.ndarray) -> np.ndarray:

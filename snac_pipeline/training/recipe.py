@@ -4,9 +4,10 @@ In: recipes/*.yaml, and an overlay for short runs. Out: a `Recipe`, whose `ident
 the result and so the run's folder.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
@@ -259,7 +260,10 @@ class Recipe(Section):
         return _spanning(self.curriculum, epoch)
 
 
-def _spanning(spans: list, epoch: int) -> tuple[Any, int]:
+Span = TypeVar("Span", Stage, Lesson)
+
+
+def _spanning(spans: Sequence[Span], epoch: int) -> tuple[Span, int]:
     first = 0
     for span in spans:
         if epoch < first + span.epochs:
@@ -294,7 +298,7 @@ def load_recipe(path: str | Path, overlay: str | Path | None = None) -> Recipe:
     return parse_model(Recipe, content, source)
 
 
-def _laid_over(below: dict, above: dict) -> dict:
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Mappings are merged key by key; everything else is replaced."""
     merged = dict(below)
     for key, value in above.items():

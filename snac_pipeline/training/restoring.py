@@ -182,7 +182,7 @@ def log_mel(audio_T: Tensor) -> Tensor:
 
     As w2v-BERT 2.0 takes them (SeamlessM4TFeatureExtractor of transformers 5.23; white noise agreed to 1e-4).
     """
-    mels = torchaudio.compliance.kaldi.fbank(
+    mels: Tensor = torchaudio.compliance.kaldi.fbank(
         32768 * audio_T[None],
         num_mel_bins=MELS,
         window_type="povey",
@@ -203,19 +203,21 @@ class _Models(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def _load(restorer: Restorer, device: str) -> _Models:
     """The restorer on `device`, loaded once for each process."""
-    models = []
+    models: list[torch.jit.ScriptModule] = []
     for file in (restorer.feature_extractor, restorer.decoder):
         try:
             with warnings.catch_warnings(
                 action="ignore", category=FutureWarning
             ):  # there is no other way to load these
-                models.append(torch.jit.load(file, map_location=device).eval())
+                model = torch.jit.load(file, map_location=device)  # type: ignore[no-untyped-call]  # torch has no types
+                models.append(model.eval())
         except RuntimeError as error:
             raise PipelineError(
                 f"{file} cannot be loaded as TorchScript on {device} ({str(error).strip().splitlines()[0][:200]}); "
                 "name the restorer's files for this device under `restorer` in pipeline.yaml"
             ) from error
-    return _Models(*models, device)
+    feature_extractor, decoder = models
+    return _Models(feature_extractor, decoder, device)
 
 
 def _works(utterances: pl.DataFrame) -> list[Work]:
@@ -287,7 +289,8 @@ def _run(models: _Models, inputs: Sequence[np.ndarray], padded: int) -> np.ndarr
             f"the restorer gave {output.shape[1]} samples for {padded} at {INPUT_RATE} Hz, or some are not finite; "
             f"it has to give finite audio at {OUTPUT_RATE} Hz: is it of the kind that restoring.py describes?"
         )
-    return output.float().cpu().numpy()
+    samples: np.ndarray = output.float().cpu().numpy()
+    return samples
 
 
 def _levelled(audio: np.ndarray, heard: np.ndarray, work: Work) -> np.ndarray:

@@ -127,12 +127,18 @@ def execute_run(
     another training is at the same run, and what the loop raises.
     """
     if ranks.first_does(lambda: run.result() is not None):
-        return {**run.result(), "reused": True}
+        return {**_finished(run), "reused": True}
     with contextlib.ExitStack() as held:
         ranks.first_does(lambda: _take(run, held))
         trained = _train(run, device, on_event, tracker, ranks)
         ranks.first_does(lambda: write_json(run.folder / "result.json", {**run.facts["inputs"], **trained}))
-    return {**run.result(), "reused": False}
+    return {**_finished(run), "reused": False}
+
+
+def _finished(run: Run) -> dict[str, Any]:
+    result = run.result()
+    assert result is not None, "the run is finished"
+    return result
 
 
 def view_of(run: Run) -> Path | None:
@@ -246,9 +252,10 @@ def _limited(rows: pl.DataFrame, limit: int | None) -> pl.DataFrame:
 def _coarse_frames(rows: pl.DataFrame, spec: CodecSpec, view: Path | None) -> np.ndarray:
     if view is not None:
         codes = CodesView(view)
-        return codes.frames[codes.rows(rows["digest"].to_list())]
+        frames: np.ndarray = codes.frames[codes.rows(rows["digest"].to_list())]
+        return frames
     lengths = [
-        resampled_length(frames, rate, spec.sampling_rate)
-        for frames, rate in rows.select("num_frames", "sample_rate").rows()
+        resampled_length(count, rate, spec.sampling_rate)
+        for count, rate in rows.select("num_frames", "sample_rate").rows()
     ]
     return np.array([spec.frames_for(length) for length in lengths], dtype=np.int64)

@@ -123,7 +123,7 @@ def in_band(
     if cutoff_B is None:
         return estimate_B1T, target_B1T
     mask_B1T = (torch.arange(target_B1T.shape[-1], device=valid_B.device) < valid_B[:, None])[:, None]
-    return tuple(lowpass(audio * mask_B1T, cutoff_B, rate) for audio in (estimate_B1T, target_B1T))
+    return lowpass(estimate_B1T * mask_B1T, cutoff_B, rate), lowpass(target_B1T * mask_B1T, cutoff_B, rate)
 
 
 def lowpass(audio_B1T: Tensor, cutoff_B: Tensor, rate: int) -> Tensor:

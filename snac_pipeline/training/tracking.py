@@ -5,6 +5,7 @@ One small interface; a package is imported only when its tracker is chosen (`tra
 
 import importlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -133,7 +134,12 @@ class Trackio:
         self.trackio.finish()
 
 
-_TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow, "trackio": Trackio}
+_TRACKERS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
 
 
 def _package(name: str) -> ModuleType:

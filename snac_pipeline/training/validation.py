@@ -72,7 +72,11 @@ class HeldOut:
         return {rate: audio[0, 0].cpu().numpy() for rate, audio in outputs.items()}
 
     def _decode(self, model: SNAC, recipe: Recipe, batch: Batch, row: int) -> dict[int, torch.Tensor]:
-        latents = model.quantize(batch.audio_B1T).latents_BCL if batch.codes is None else model.dequantize(batch.codes)
+        if batch.codes is not None:
+            latents = model.dequantize(batch.codes)
+        else:
+            assert batch.audio_B1T is not None, "a batch has codes or audio"
+            latents = model.quantize(batch.audio_B1T).latents_BCL
         rates = output_rates(recipe, model.spec)
         return model.synthesize(latents, Noise("seeded", seed=row), list(rates.values()))
 

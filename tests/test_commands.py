@@ -10,9 +10,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
 import documented
 import pytest
 import raised
+from dagster._cli import create_dagster_cli
 from dagster._cli.job import job_execute_command
 
 from snac_pipeline import cli
@@ -26,6 +28,8 @@ DOCUMENTS = [
 NOT_OURS = {
     "export": "the shell's own",
     "source": "the shell's own",
+    "read": "the shell's own",
+    "docker": "Docker's own: tests/deploy looks into the files that it is given",
     "ray": "Ray's own: `ray start --head` leaves a cluster running; tests/engine starts one of its own",
 }
 """Programs whose command lines are not looked into, and why."""
@@ -55,6 +59,17 @@ def check(words: list[str]) -> None:
             assert all((REPOSITORY / file).exists() for file in given["config"])
         case "dagster" if arguments[0] == "dev":
             assert (REPOSITORY / arguments[arguments.index("-w") + 1]).exists()
+        case "dagster" if arguments[0] == "instance":
+            command = create_dagster_cli()
+            while isinstance(command, click.Group):
+                name, *arguments = arguments
+                command = command.commands[name]
+            command.make_context(name, arguments)
+        case "srun":
+            check(["dagster", *arguments[arguments.index(".venv/bin/dagster") + 1 :]])
+        case "sbatch" | "cat" | "cp":
+            files = [word for word in arguments if word.startswith(("deploy/", "resources/")) and word != "deploy/.env"]
+            assert files and all((REPOSITORY / file).exists() for file in files), words
         case "python" if arguments[0].startswith(("benchmarks/", "examples/")):
             source = (REPOSITORY / arguments[0]).read_text()
             assert [word for word in arguments if word.startswith("--") and f'"{word}"' not in source] == []
@@ -99,7 +114,8 @@ def test_a_command_that_cannot_be_given_is_found(wrong):
 
 def test_every_example_of_help_can_be_given():
     for name, parser in subparsers().items():
-        examples = [line for line in parser.epilog.splitlines()[1:] if "#" not in line.split()[:1]]
+        lines = re.sub(r"\\\n *", "", parser.epilog).splitlines()[1:]
+        examples = [line for line in lines if "#" not in line.split()[:1]]
         assert examples, name
         for line in examples:
             words = documented.command_of(line)

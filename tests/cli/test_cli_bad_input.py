@@ -100,7 +100,7 @@ def test_a_file_that_vanished_after_the_scan(project):
         ({"caching": {"batchseconds": 3}}, "unknown key `caching.batchseconds` (known here: processes, batch_seconds"),
         (
             {"corpora": {"made": {"path": "speech", "speakers": "x"}}},
-            "unknown key `corpora.made.speakers` (known here: path, speaker, metadata, split",
+            "unknown key `corpora.made.speakers` (known here: path, speaker, metadata, confined",
         ),
         (
             {"training": {"decoders": {"decoder_24khz": {"recipe": "r.yaml", "start": "base_codec"}}}},

@@ -108,6 +108,7 @@ def test_a_limit_takes_so_many_files_and_no_limit_takes_them_all(project):
 def test_status_tells_what_is_there(project):
     assert project.done("status") == {
         "home": str(project.home), "manifest": {}, "quarantine": {}, "codes": {}, "runs": {},
+        "evaluation": None,
     }  # fmt: skip
     project.done("scan")
     fingerprint = project.done("cache")["fingerprint"]

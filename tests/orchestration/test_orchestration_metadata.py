@@ -127,9 +127,18 @@ def test_progress_is_a_line_now_and_then_and_news_are_one_at_once(monkeypatch):
 
 def test_a_command_that_fails_fails_the_step_with_its_own_sentence(project):
     resource = PipelineResource(settings_file=str(project.settings_file))
-    with pytest.raises(dg.Failure) as failure:
-        resource.run(dg.build_asset_context(), "scan", "--corpus", "gamma")
-    assert "gamma" in failure.value.description
+
+    @dg.op
+    def scan(context: dg.OpExecutionContext) -> None:
+        resource.run(context, "scan", "--corpus", "gamma")
+
+    @dg.job
+    def scanning():
+        scan()
+
+    with project.instance() as instance:
+        done = scanning.execute_in_process(instance=instance, raise_on_error=False)
+    assert "gamma" in done.failure_data_for_node("scan").user_failure_data.description
 
 
 # ---- the evaluation --------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadfile
 
 pictures: setup
 	PICTURES=$(CURDIR)/docs/images $(BIN)/python -m pytest -m slow tests/orchestration/test_orchestration_ui.py -k picture

@@ -6,10 +6,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterInvalidPropertyError
 from pydantic import Field
 
 from snac_pipeline.engine import ChildFailed, Event, run_child
@@ -48,7 +49,7 @@ class PipelineResource(dg.ConfigurableResource):
         What goes wrong there fails the step with its own sentence. Ctrl-C makes the run one that was canceled.
         """
         argv = [sys.executable, "-m", "snac_pipeline.cli", *command, "--settings", self.settings_file, "--json"]
-        devices = context.run.tags.get(DEVICES_TAG)
+        devices = _tags(context).get(DEVICES_TAG)
         environment = {**CHILD_ENVIRONMENT, **os.environ, **({DEVICES_VARIABLE: devices} if devices else {})}
         try:
             with _canceled_by_ctrl_c(context):
@@ -56,6 +57,13 @@ class PipelineResource(dg.ConfigurableResource):
         except ChildFailed as error:
             metadata = {"last lines": dg.MetadataValue.md(f"```\n{error.tail}\n```")} if error.tail else {}
             raise dg.Failure(str(error), metadata=metadata) from None
+
+
+def _tags(context: Context) -> Mapping[str, str]:
+    """Of the run; none where an asset is called directly, which is no run."""
+    with contextlib.suppress(DagsterInvalidPropertyError):
+        return context.run.tags
+    return {}
 
 
 @contextlib.contextmanager
@@ -76,8 +84,8 @@ def _canceled_by_ctrl_c(context: Context) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run = context.instance.get_run_by_id(context.run.run_id)
-        if pressed.is_set() and run is not None and run.status == dg.DagsterRunStatus.STARTED:
+        run = context.instance.get_run_by_id(context.run.run_id) if pressed.is_set() else None
+        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
             context.instance.report_run_canceling(run, "Ctrl-C was pressed.")
         raise
     finally:

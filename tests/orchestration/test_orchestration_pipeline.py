@@ -57,6 +57,7 @@ def figures(home: Path) -> dict[str, dict]:
         "seconds",
         "audio_seconds_per_second",
         "hours_an_hour",
+        "command",
         "training_megabytes",
         "encoded_ids_per_second",
     )

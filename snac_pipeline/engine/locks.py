@@ -28,27 +28,28 @@ def try_lock(file: Path, doing: str, held: contextlib.ExitStack) -> str | None:
     Raises OSError of _NO_LOCKS where the disk has no locks.
     """
     make_folder(file.parent)
-    handle = held.enter_context(file.open("a+", encoding="utf-8"))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _holder(handle)
-    handle.truncate(0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "doing": doing}))
-    handle.flush()
+    with contextlib.ExitStack() as opened:
+        handle = opened.enter_context(file.open("a+", encoding="utf-8"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(handle)
+        handle.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        handle.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "doing": doing}))
+        handle.flush()
+        held.push(opened.pop_all())
     return None
 
 
 @contextlib.contextmanager
-def alone(file: Path, doing: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock, waiting for whoever has it; `tell` hears who that is, now and then."""
+def alone(file: Path, doing: str, waiting: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock, waiting for whoever has it; `tell` hears who that is, now and then, and `waiting`, what for."""
     with contextlib.ExitStack() as held:
         told = -TELL_SECONDS
         while True:
-            attempt = held.enter_context(contextlib.ExitStack())
             try:
-                holder = try_lock(file, doing, attempt)
+                holder = try_lock(file, doing, held)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
@@ -56,10 +57,9 @@ def alone(file: Path, doing: str, tell: Callable[[str], None]) -> Iterator[None]
                 break
             if holder is None:
                 break
-            attempt.close()
             if time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
-                tell(f"waiting for {holder}; then only what it leaves is done. Ctrl-C stops waiting")
+                tell(f"waiting for {holder}; {waiting}. Ctrl-C stops waiting")
             time.sleep(ASK_SECONDS)
         yield
 

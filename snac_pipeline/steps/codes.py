@@ -100,7 +100,8 @@ def cache(
 def _caching_alone(settings: Settings, corpus: str, on_event: OnEvent) -> contextlib.AbstractContextManager[None]:
     """One command at a time encodes a corpus into a home, on whatever machine; others may encode other corpora."""
     file = settings.home / "locks" / f"cache-{corpus}.lock"
-    return alone(file, f"caching {corpus}", lambda words: on_event({"message": words}))
+    waiting = "then only what it leaves is done"
+    return alone(file, f"caching {corpus}", waiting, lambda words: on_event({"message": words}))
 
 
 def _cache(

@@ -1,11 +1,11 @@
 """Base codec and trained decoders on held-out speech, and the report."""
 
 import contextlib
-import fcntl
+import functools
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from snac_pipeline import evaluation as ev
 from snac_pipeline.codec import CodecSpec, weights_digest
 from snac_pipeline.codes.parts import read_codes
 from snac_pipeline.engine.devices import find_devices
+from snac_pipeline.engine.locks import alone
 from snac_pipeline.engine.pools import open_pool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import make_folder, read_json, read_parquet, value_digest, write_json, write_parquet
@@ -58,6 +59,15 @@ class _Comparison:
         """Result of the run of every decoder that is trained."""
         return {name: result for name, result in self.results.items() if result is not None}
 
+    @functools.cached_property
+    def with_codes(self) -> list[ev.Utterance]:
+        """The utterances with their codes, read once for measuring and for the report."""
+        codes = read_codes(self.parts, self.utterances["digest"].to_list())
+        return [
+            ev.Utterance(digest, file, [codes[f"codes_{k}"][i].to_numpy() for k in range(self.spec.levels)])
+            for i, (digest, file) in enumerate(self.utterances.select("digest", "file").rows())
+        ]
+
     def contestants(self) -> list[ev.Contestant]:
         """The base, and every trained decoder at each of its rates."""
         contestants = [ev.Contestant("base", self.base, self.spec.sampling_rate)]
@@ -76,7 +86,8 @@ def evaluate(settings: Settings, on_event: OnEvent, command: str = COMMAND) -> d
     comparison = _plan(settings)
     folder = make_folder(comparison.folder)
     _remove_what_is_done(folder.parent)
-    with _only_one(folder, on_event):
+    waiting = "it makes the same evaluation, and this one is waiting for its result"
+    with alone(folder / LOCK, f"making {folder}", waiting, lambda words: on_event({"message": words})):
         before = read_json(folder / RESULT) if (folder / RESULT).exists() else {}
         reused = before.get("report_digest") == comparison.report and not before["crashed"]
         if not reused:
@@ -144,18 +155,6 @@ def _plan(settings: Settings) -> _Comparison:
     )
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path, on_event: OnEvent) -> Iterator[None]:
-    """Hold the evaluation's lock, after whoever has it; it goes with the process, however that ends."""
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_event({"message": f"another process makes {folder}: waiting for its result"})
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _remove_what_is_done(evaluations: Path) -> None:
     """Parts of comparisons that are whole: what a process leaves that is killed before it removes them itself."""
     for file in evaluations.glob(f"*/{MEASURED}"):
@@ -174,7 +173,7 @@ def _measure(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     options, devices = settings.caching, engine_devices(settings)
     measured = ev.measure_all(
         comparison.contestants(),
-        _with_codes(comparison),
+        comparison.with_codes,
         comparison.metrics,
         parts,
         lambda work: open_pool(options.engine, work, devices, options.hang_seconds),
@@ -205,7 +204,7 @@ def _packages() -> dict[str, str]:
 
 def _report(comparison: _Comparison, settings: Settings, measured: dict[str, Any], command: str) -> dict[str, Any]:
     """Write the report of the figures that are there; the command's result."""
-    options, contestants, utterances = settings.evaluation, comparison.contestants(), _with_codes(comparison)
+    options, contestants, utterances = settings.evaluation, comparison.contestants(), comparison.with_codes
     metrics = pl.DataFrame(pl.from_arrow(read_parquet(comparison.folder / METRICS)))
     summary = ev.summarise(metrics, registry=comparison.metrics)
     shown_by = {"metric": options.headline, "registry": comparison.metrics}
@@ -310,15 +309,6 @@ def _contestants(name: str, folder: Path) -> list[ev.Contestant]:
     labels = {rate: f"{name} at {rate / 1000:g} kHz" if len(spec.output_rates) > 1 else name
               for rate in spec.output_rates}  # fmt: skip
     return [ev.Contestant(label, folder, rate) for rate, label in labels.items()]
-
-
-def _with_codes(comparison: _Comparison) -> list[ev.Utterance]:
-    chosen, levels = comparison.utterances, comparison.spec.levels
-    codes = read_codes(comparison.parts, chosen["digest"].to_list())
-    return [
-        ev.Utterance(digest, file, [codes[f"codes_{k}"][i].to_numpy() for k in range(levels)])
-        for i, (digest, file) in enumerate(chosen.select("digest", "file").rows())
-    ]
 
 
 def _curve(run: Path, baseline: dict[str, float]) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def _needed_evaluations(
     if current is None:  # nobody knows which it is
         return {folder.name for folder in evaluations}
     newest = _newest(finished, settings.garbage.keep) | _newest_of_each(finished, runs)
-    return {current.name, f"{current.name}.parts", *named, *newest}
+    return {current.name, *named, *newest}
 
 
 def _newest_of_each(evaluations: list[Path], runs: Collection[str]) -> set[str]:

@@ -5,6 +5,7 @@ import signal
 
 import made_codes as made
 import pytest
+from ray_cluster import two_nodes
 
 from snac_pipeline.codes.parts import encode_quarantine
 from snac_pipeline.errors import PipelineError
@@ -15,17 +16,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def devices():
     """Of the workers of a cluster of two nodes, one core each."""
-    import ray
-    from ray.cluster_utils import Cluster
-
     from snac_pipeline.engine.ray import cluster_devices
 
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    yield cluster_devices([], 0, cluster.address)
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes() as address:
+        yield cluster_devices([], 0, address)
 
 
 def test_its_codes_are_those_of_the_local_engine(devices, cached, codec, corpus, tmp_path):

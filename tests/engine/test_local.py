@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from made_attempts import attempts, broken_device, committed, is_alive, never_ready, pids, wait_for, write_it
+from made_attempts import attempts, broken_device, committed, is_alive, never_ready, pids, write_it
+from waiting import wait_for
 
 from snac_pipeline.engine.attempts import ATTEMPTS, SUSPECTS, Beat, Done, Failed, Poisonous, run_parts
 from snac_pipeline.engine.local import InlinePool, LocalPool

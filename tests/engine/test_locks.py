@@ -51,7 +51,7 @@ def test_who_waits_goes_on_when_the_holder_has_ended_and_is_told_meanwhile(tmp_p
         release = threading.Timer(0.6, lambda: (holder.stdin.write("\n"), holder.stdin.flush()))
         release.start()
         began = time.monotonic()
-        with alone(file, "waiting", told.append):
+        with alone(file, "waiting", "then it is free", told.append):
             assert time.monotonic() - began > 0.4
             with contextlib.ExitStack() as held:
                 assert f"process {os.getpid()} " in try_lock(file, "again", held)
@@ -65,7 +65,7 @@ def test_whoever_is_interrupted_while_it_waits_leaves_nothing(tmp_path):
     def interrupt(words: str) -> None:
         raise KeyboardInterrupt
 
-    with holding(file), contextlib.suppress(KeyboardInterrupt), alone(file, "waiting", interrupt):
+    with holding(file), contextlib.suppress(KeyboardInterrupt), alone(file, "waiting", "then it is free", interrupt):
         raise AssertionError("it was held by another")
-    with alone(file, "free again", interrupt):
+    with alone(file, "free again", "", interrupt):
         pass

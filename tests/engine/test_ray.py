@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from made_attempts import attempts, committed, is_alive, pids, wait_for, write_it
+from made_attempts import attempts, committed, is_alive, pids, write_it
+from ray_cluster import two_nodes
+from waiting import wait_for
 
 from snac_pipeline.engine.attempts import ATTEMPTS, Done, Failed, Poisonous, run_parts
 
@@ -18,21 +20,10 @@ slow = pytest.mark.slow  # a cluster takes ten seconds to start
 @pytest.fixture(scope="module")
 def cluster():
     """The address of a head with one core and another node with one."""
-    import ray
-    from ray.cluster_utils import Cluster
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        yield from two_nodes(ray, Cluster)
-
-
-def two_nodes(ray, Cluster):
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    yield cluster.address
-    ray.shutdown()
-    cluster.shutdown()
+        with two_nodes() as address:
+            yield address
 
 
 @pytest.fixture

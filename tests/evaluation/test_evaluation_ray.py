@@ -6,6 +6,7 @@ from functools import partial
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from ray_cluster import two_nodes
 
 from snac_pipeline.engine.pools import devices_of, open_pool
 from snac_pipeline.evaluation import METRICS, Metric, compare, measure_all, measuring
@@ -29,15 +30,9 @@ def ended(reference, estimate, sample_rate):
 def cluster():
     """The address of two nodes, one core each."""
     ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # this module is on no worker's path
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    yield cluster.address
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes() as address:
+        yield address
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import soundfile
 from PIL import Image
+from pixels import SHADES
 
 from snac_pipeline.evaluation import (
     METRICS,
@@ -165,15 +166,7 @@ def test_sounds_load_and_play_and_one_stops_the_other(page):
 def test_pictures_are_not_blank(page):
     shades = page.eval_on_selector_all(
         "img",
-        """async images => Promise.all(images.map(async image => {
-            await image.decode();
-            const canvas = document.createElement('canvas');
-            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-            const context = canvas.getContext('2d');
-            context.drawImage(image, 0, 0);
-            const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-            return new Set(pixels.filter((_, i) => i % 4 === 0)).size;
-        }))""",
+        f"async images => Promise.all(images.map({SHADES}))",
     )
     assert len(shades) == 10 and min(shades) > 20
     assert page.locator("#spread svg path").count() > 50 and page.locator("#training svg path").count() > 5

@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 from made_project import DAGSTER, Project
+from waiting import wait_for
 
 from snac_pipeline.engine.child import MARK
 from snac_pipeline.settings import SETTINGS_VARIABLE
@@ -24,6 +25,7 @@ LAUNCH = """mutation ($params: ExecutionParams!) { launchRun(executionParams: $p
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } } } }"""
 TERMINATE = """mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"""
+SERVED = "SERVED_BY_A_TEST"
 OVER = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
@@ -88,7 +90,8 @@ def served(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
         port = free.getsockname()[1]
     home, address = folder / ".dagster", f"http://127.0.0.1:{port}"
     command = [str(DAGSTER), "dev", "-m", "snac_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    own = {"DAGSTER_HOME": str(home), SETTINGS_VARIABLE: str(folder / "pipeline.yaml")}
+    mark = uuid.uuid4().hex  # DAGSTER_HOME would not do: `make` exports that of the repository to the tests themselves
+    own = {"DAGSTER_HOME": str(home), SETTINGS_VARIABLE: str(folder / "pipeline.yaml"), SERVED: mark}
     with (home / "ui.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **own, **environment}, stdout=log, stderr=log,
@@ -102,38 +105,30 @@ def served(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
             try:
                 process.wait(30)
             finally:
-                for pid in descendants_in(own["DAGSTER_HOME"]):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                for pid, words in _environments():
+                    if f"{SERVED}={mark}" in words:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
 
 
 def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
     """The answer of a Dagster server to a GraphQL query."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["data"]
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["data"]
+    except urllib.error.HTTPError as error:  # 500 where the answer is a PythonError
+        return json.load(error)["data"]
 
 
 def _answers(address: str, process: subprocess.Popen, log: Path) -> bool:
     assert process.poll() is None, log.read_text()
     try:
         found = ask(address, "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }")
-        return bool(found["repositoriesOrError"].get("nodes"))
-    except (urllib.error.URLError, ConnectionError):
+        return bool(found and found["repositoriesOrError"].get("nodes"))
+    except (urllib.error.URLError, ConnectionError, json.JSONDecodeError):
         return False
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def descendants_in(dagster_home: str) -> list[int]:
-    """Processes with this DAGSTER_HOME: Dagster's own, and those of steps."""
-    return [pid for pid, words in _environments() if f"DAGSTER_HOME={dagster_home}" in words]
 
 
 def step_processes(project: Project) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from made_project import REPOSITORY, Project
+from ray_cluster import two_nodes
 
 for room in ("codes", "training"):
     sys.path.insert(0, str(Path(__file__).parents[1] / room))  # made_codes, made_training
@@ -19,13 +20,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster():
     """Address of a cluster of two nodes, one core each."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    started = Cluster(initialize_head=True, head_node_args=node)
-    started.add_node(num_cpus=1, object_store_memory=80 << 20)
-    yield started.address
-    started.shutdown()
+    with two_nodes() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,14 @@
 Also draws the pictures of the README, of what `make demo` left: `make pictures`, which is this file with $PICTURES.
 """
 
-import json
 import os
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 from made_project import REPOSITORY, Project, make_project
-from made_server import served
+from made_server import ask, served
+from pixels import SHADES
 
 from snac_pipeline.definitions import build_defs
 
@@ -20,15 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE = 120_000  # ms: a run takes seconds, on a machine that is busy with other tests a minute
 LOCATION = "snac_pipeline.definitions"
-SHADES = """async image => {
-    await image.decode();
-    const canvas = document.createElement('canvas');
-    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-    const context = canvas.getContext('2d');
-    context.drawImage(image, 0, 0);
-    const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-    return new Set(pixels.filter((_, i) => i % 4 === 0)).size;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +42,6 @@ def page(browser):
     yield page
     page.close()
     assert errors == []
-
-
-def ask(ui: str, query: str, **variables) -> dict:
-    """The answer to a GraphQL query, as the UI asks them."""
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE / 1000) as answer:
-            return json.load(answer)["data"]
-    except urllib.error.HTTPError as error:  # 500 where the answer is a PythonError
-        return json.load(error)["data"]
 
 
 def open_graph(page, ui: str) -> None:

@@ -1,6 +1,7 @@
 """A small home of real speech, thin codecs with their codes, short recipes, and trainings in other processes."""
 
 import copy
+import functools
 import importlib
 import itertools
 import multiprocessing
@@ -17,6 +18,7 @@ from typing import Any
 
 import polars as pl
 import torch
+import waiting
 import yaml
 
 from snac_pipeline.codec import SNAC
@@ -242,12 +244,8 @@ def _die_in(module: str, name: str, call: int) -> None:
     setattr(importlib.import_module(module), name, half)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> None:
-    """Poll until `condition` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.001)
+wait_for = functools.partial(waiting.wait_for, every=0.001)
+"""What a training does is over in milliseconds."""
 
 
 def steps_saved(run: Path) -> list[int]:

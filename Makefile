@@ -42,7 +42,10 @@ $(DAGSTER_HOME)/dagster.yaml: resources/dagster.yaml
 demo: setup
 	$(BIN)/snac-pipeline demo
 
+ui: export PYTHONWARNINGS := ignore:Function `dev_command` is superseded
 ui: setup
+	@$(BIN)/python -c "import socket; socket.create_connection(('127.0.0.1', 3000), 1)" 2>/dev/null \
+		&& { echo "something answers on port 3000 already, perhaps another \`make ui\`: end that first"; exit 1; } || true
 	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
 test: setup

@@ -40,9 +40,10 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         corpora = list(context.partition_keys)
         result = pipeline.run(context, "cache", "--no-verify", *_corpus_arguments(corpora))  # the check does it
-        run = shown(result, paths=["folder"], hide=["corpora", "utterances", "encoded", "hours", "verified"])
+        speeds = [] if result["encoded"] else ["real_time_factor", "wait_share"]  # of nothing
+        run = shown(result, paths=["folder"], hide=["corpora", "utterances", "encoded", "hours", "verified", *speeds])
         outcomes = {
-            corpus: Outcome(result["corpora"][corpus]["version"], {**run, **shown(result["corpora"][corpus])})
+            corpus: Outcome(result["corpora"][corpus]["version"], {**shown(result["corpora"][corpus]), **run})
             for corpus in corpora
         }
         yield from materialize_partitions(context, "code_cache", outcomes)

@@ -57,23 +57,27 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
 
 
 def metadata_of(result: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """All that the report says, as what the UI shows: sentences, tables, pictures, and sounds by their place."""
+    """All that the report says, as what the UI shows: the result in short, which it shows at once; then sentences,
+    tables, pictures, and sounds by their place."""
     rewritten = ("headlines", "notes", "not_run", "worst", "versions", "command", "not_finite", "crashed")
+    of_the_headline = ("headline_label", "headline_unit", "headline_higher_is_better")  # the sentences have them
+    in_short = [f"{row['model']}: {_difference(row, result['headline_unit'])}" for row in _compared(result)]
     changes = {
         f"{row['metric']}_change_{row['model']}": dg.MetadataValue.float(row["difference"])
         for row in _compared(result)
         if row["difference"] is not None
     }
     return {
+        result["headline_label"]: _bullets(in_short),
         "headlines": _bullets(result["headlines"]),
-        "notes": _bullets(result["notes"]),
         **shown(
             {name: value for name, value in result.items() if name not in TABLES or value},
             paths=["folder", "report"],
             pictures=PICTURES,
             tables=TABLES,
-            hide=rewritten,
+            hide=(*rewritten, *of_the_headline),
         ),
+        "notes": _bullets(result["notes"]),
         **changes,
         **{f"worst {model}": _table(rows) for model, rows in result["worst"].items() if rows},
         "not_run": _named("metric", result["not_run"]),

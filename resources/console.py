@@ -4,7 +4,10 @@ Everything else that Dagster logs is in its database and in the UI. Chosen by `-
 no other way to choose a logger for `dagster job execute`.
 """
 
+import functools
 import logging
+import os
+import sys
 import time
 
 import dagster as dg
@@ -14,12 +17,19 @@ import dagster as dg
     description="Short lines: time, step, what happens. Failures that explain themselves come without a stack trace."
 )
 def console_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
+    _tell_where_runs_go()
     handler = logging.StreamHandler()
     handler.setFormatter(_ShortLines())
     handler.addFilter(lambda record: bool(_words(record)))
     logger = logging.Logger("snac_pipeline", level=logging.DEBUG)
     logger.addHandler(handler)
     return logger
+
+
+@functools.cache
+def _tell_where_runs_go() -> None:
+    if not os.environ.get("DAGSTER_HOME"):
+        print("DAGSTER_HOME is not set: this run will not be in the UI (`make ui` uses .dagster/)", file=sys.stderr)
 
 
 class _ShortLines(logging.Formatter):

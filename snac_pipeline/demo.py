@@ -34,8 +34,6 @@ def run_pipeline(settings_file: str | None, limit: int | None) -> None:
         "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), SUPERSEDED))),
     }
     print("starting Dagster; the first step begins in a few seconds", file=sys.stderr, flush=True)
-    if not environment.get("DAGSTER_HOME"):
-        print("DAGSTER_HOME is not set: this run will not be in the UI (`make ui` uses .dagster/)", file=sys.stderr)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
         yaml.safe_dump(_run_config(limit), config)
         config.flush()

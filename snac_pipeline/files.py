@@ -160,16 +160,29 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
         pq.write_table(table, temporary, **{"compression": "zstd", "write_page_checksum": True, **options})
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a parquet file, verifying the checksum of every page; PipelineError names a file that is damaged."""
+WRITE_AGAIN = "restore it from a copy, or delete it and run the step that writes it again"
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None, *, mend: str = WRITE_AGAIN) -> pa.Table:
+    """Read a parquet file, verifying the checksum of every page; PipelineError names a file that is damaged, and says
+    how to `mend` it."""
+    with _reading(path, mend), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns)
+
+
+def read_footer(path: Path, *, mend: str = WRITE_AGAIN) -> tuple[pa.Schema, pq.FileMetaData]:
+    """Columns with the file's own metadata, and counts and statistics; errors as those of `read_parquet`."""
+    with _reading(path, mend), pq.ParquetFile(path) as file:
+        return file.schema_arrow, file.metadata
+
+
+@contextlib.contextmanager
+def _reading(path: Path, mend: str) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise PipelineError(
-            f"{path} is damaged or cannot be read ({str(error).strip().splitlines()[0]}); restore it from a copy, or "
-            "delete it and run the step that writes it again"
-        ) from error
+        why = str(error).strip().splitlines()[0]
+        raise PipelineError(f"{path} is damaged or cannot be read ({why}); {mend}") from error
 
 
 def content_digest(path: str | bytes | os.PathLike[str]) -> str:

@@ -4,11 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import read_json
+from snac_pipeline.files import read_footer, read_json
 from snac_pipeline.settings import Settings
 from snac_pipeline.training.run_lock import is_running
 
@@ -61,10 +57,8 @@ def _newest_evaluation(home: Path) -> dict[str, Any] | None:
 
 
 def _rows(file: Path) -> int:
-    try:
-        return int(pq.read_metadata(file).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise PipelineError(f"{file} is damaged: {error}; delete it and run the step that writes it again") from error
+    _, footer = read_footer(file)
+    return int(footer.num_rows)
 
 
 def _run(folder: Path) -> dict[str, Any]:

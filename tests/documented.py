@@ -51,6 +51,11 @@ def rows_of(document: Path, section: str = "") -> dict[str, list[str]]:
     return rows
 
 
+def blocks(text: str, language: str) -> list[str]:
+    """What a document shows in that language (a regular expression), block by block."""
+    return re.findall(rf"^```(?:{language})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 SHELLS = "bash|sh|console"
 PROGRAMS = r"(?:\.venv/bin/)?(?:snac-pipeline|dagster|python|make|torchrun)"
 
@@ -61,8 +66,7 @@ def commands(document: Path) -> list[list[str]]:
     Without comments, what stands in front (nohup, VARIABLE=value) and what follows the command (a pipe, &).
     """
     text = document.read_text()
-    blocks = re.findall(rf"^```(?:{SHELLS})\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = re.sub(r"\\\n *", "", "".join(blocks)).splitlines()
+    lines = re.sub(r"\\\n *", "", "".join(blocks(text, SHELLS))).splitlines()
     outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines += re.findall(rf"^    ({PROGRAMS} .*)", outside, re.MULTILINE)
     return [words for line in lines if (words := command_of(line))]

@@ -24,6 +24,15 @@ def test_every_relative_link_leads_somewhere(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/codec.md"])
+def test_the_python_of_a_document_runs_as_it_is_pasted(document, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    names: dict = {}
+    for code in documented.blocks((REPOSITORY / document).read_text(), "python"):
+        exec(code, names)
+    assert names["audio"].ndim == 3 and names["audio"].isfinite().all()
+
+
 def test_every_command_of_the_readme_is_one_of_the_command_line():
     from snac_pipeline.cli import _parser
 

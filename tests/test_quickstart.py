@@ -11,16 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documented
 import duckdb
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "quickstart.md").read_text()
 NOT_HERE = ("make ", "source ", "export ")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def follow(folder: Path, first: str, last: str) -> str:
@@ -30,7 +27,7 @@ def follow(folder: Path, first: str, last: str) -> str:
     environment = {name: value.replace("$PWD", str(folder)) for name, value in exports.items()}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     said = ""
-    for line in "".join(blocks(section, "bash")).splitlines():
+    for line in "".join(documented.blocks(section, "bash")).splitlines():
         if line.startswith(NOT_HERE):
             continue
         # exec: the command itself is this process's child, and ends with it.
@@ -48,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
     for speaker in sorted((REPOSITORY / "examples" / "speech").glob("spk*"))[:10]:
         (folder / "recordings" / speaker.name).mkdir(parents=True)
         shutil.copy(sorted(speaker.iterdir())[0], folder / "recordings" / speaker.name)
-    [settings] = blocks(PAGE, "yaml")
+    [settings] = documented.blocks(PAGE, "yaml")
     source = "hubertsiuzdak/snac_24khz"
     assert source in settings
     (folder / "my.yaml").write_text(settings.replace(source, str(REPOSITORY / "examples" / "base_codec")))
@@ -63,12 +60,12 @@ def test_the_quickstart_encodes_and_other_tools_read_the_codes_as_documented(fol
     (folder / "examples").symlink_to(REPOSITORY / "examples")
     page = (REPOSITORY / "docs" / "code-cache.md").read_text()
     names: dict = {}
-    for code in blocks(page, "python"):
+    for code in documented.blocks(page, "python"):
         exec(code, names)
     said = capsys.readouterr().out
     assert "spk01/" in said and '"codebook_size"' in said
     assert names["audio"].shape == (1, 1, names["row"]["num_samples"])
-    [query] = blocks(page, "sql")
+    [query] = documented.blocks(page, "sql")
     assert duckdb.sql(query).fetchall() != []
     assert sum(count for _, count in duckdb.sql(query).fetchall()) == 10
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.table import Column
 
 from snac_pipeline.cli.arguments import Result
 
+LINE_SECONDS = 5.0
+"""Between two lines of progress, where there is no bar."""
+
 
 class Speaker:
     """Says what happens, to a program or to a person; to a person at a terminal with a bar."""
@@ -17,6 +21,7 @@ class Speaker:
     def __init__(self, as_json: bool, silent: bool):
         self.as_json, self.silent = as_json, silent
         self.bar: Progress | None = None
+        self.told = float("-inf")
 
     def progress(self, event: dict[str, Any]) -> None:
         if self.silent:
@@ -25,8 +30,18 @@ class Speaker:
             print(json.dumps({"event": "progress", **event}), flush=True)
         elif "fraction" in event and sys.stderr.isatty():
             self._show(event)
-        else:
+        elif not self._is_soon(event):
             print(event["message"], file=sys.stderr, flush=True)
+
+    def _is_soon(self, event: dict[str, Any]) -> bool:
+        """Whether it only says how far things are, a moment after the last such line: a file that a person reads has no
+        use for thousands of them."""
+        if event.get("fraction", 1.0) >= 1.0:
+            return False
+        soon = time.monotonic() - self.told < LINE_SECONDS
+        if not soon:
+            self.told = time.monotonic()
+        return soon
 
     def _show(self, event: dict[str, Any]) -> None:
         if self.bar is None:

@@ -48,6 +48,9 @@ OnEvent = Callable[[dict[str, Any]], None]
 FUSE_SECONDS = 3600.0
 """Audio from which on compiling, some 10 s, pays on a CPU."""
 
+START_SECONDS = 20.0
+"""Before, the start of workers is most of what is measured: no time left is told."""
+
 SECONDS_PER_EVENT = 1.0
 """Between two events of progress inside of parts."""
 
@@ -116,7 +119,8 @@ class _Run:
         done = self.utterances + sum(part.utterances for part in self.under_way.values())
         seconds = self.audio_seconds + sum(part.audio_seconds for part in self.under_way.values())
         rate = seconds / max(1e-9, time.monotonic() - self.started)
-        left = max(0.0, self.total_seconds - seconds) / rate if rate else None
+        known = rate > 0 and (seconds >= self.total_seconds or time.monotonic() - self.started > START_SECONDS)
+        left = max(0.0, self.total_seconds - seconds) / rate if known else None
         failures = {
             "unreadable": len(self.unreadable),
             "set aside": len(self.poisonous),

@@ -13,10 +13,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from snac_pipeline.codes.parts import first_held, held_digests, part_files, part_metadata, write_rows
-from snac_pipeline.files import flush_folder, read_parquet
+from snac_pipeline.files import flush_folder, read_footer, read_parquet
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _groups(counted: Sequence[tuple[int, int]], limit: int) -> Iterator[list[int
 
 def _shortest(part: Path) -> int:
     """Samples of the part's shortest utterance, from the statistics in its footer."""
-    metadata = pq.read_metadata(part)
+    _, metadata = read_footer(part)
     column = metadata.schema.names.index("num_samples")
     return int(metadata.row_group(0).column(column).statistics.min)
 

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import make_folder, read_parquet, value_digest, write_json, write_parquet
+from snac_pipeline.files import make_folder, read_footer, read_parquet, value_digest, write_json, write_parquet
 
 FINGERPRINT_FILE = "fingerprint.json"
 QUARANTINE_FILE = "quarantine.parquet"
@@ -110,7 +109,8 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 def part_metadata(part: Path) -> dict[str, str]:
     """What `write_part` was told of a part: torch, device, codec (JSON), fingerprint."""
-    return {key.decode(): value.decode() for key, value in (pq.read_schema(part).metadata or {}).items()}
+    schema, _ = read_footer(part)
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
 
 
 def held_digests(parts: Sequence[Path]) -> pl.DataFrame:

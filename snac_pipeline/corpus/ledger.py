@@ -22,6 +22,11 @@ SCHEMA = pl.Schema(
     {"kind": pl.Enum(["speaker", "digest"]), "member": pl.String(), "group": pl.String(), "split": pl.Enum(SIDES)}
 )
 
+MEND = (
+    "restore it from a copy: it alone knows which speakers decoders were trained on. Without it all are placed anew, "
+    "perhaps on another side: delete it only together with `decoders/` and `runs/` beside it"
+)
+
 
 @dataclass
 class Ledger:
@@ -63,7 +68,7 @@ def load_ledger(home: Path) -> Ledger:
     file = ledger_file(home)
     rows = pl.DataFrame(schema=SCHEMA)
     if file.exists():
-        rows = pl.DataFrame(pl.from_arrow(read_parquet(file))).select(*SCHEMA).cast(SCHEMA)
+        rows = pl.DataFrame(pl.from_arrow(read_parquet(file, mend=MEND))).select(*SCHEMA).cast(SCHEMA)
     return Ledger(file, rows, len(rows))
 
 

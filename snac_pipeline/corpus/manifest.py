@@ -11,14 +11,13 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from snac_pipeline.corpus.lists import is_table
 from snac_pipeline.corpus.naming import URL, around, is_url, os_path, stored_path
 from snac_pipeline.corpus.speakers import SpeakerRule
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import read_parquet, write_parquet
+from snac_pipeline.files import read_footer, read_parquet, write_parquet
 
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
 PROBE_REVISION = 3
@@ -225,7 +224,8 @@ def read_rows(file: Path, schema: Mapping[str, Any]) -> tuple[pl.DataFrame, dict
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in (pq.read_schema(file).metadata or {}).items()}
+    schema, _ = read_footer(file)
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
 
 
 def _typed(table: pa.Table, schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -38,6 +38,7 @@ from snac_pipeline.corpus.sniffing import EXTENSIONS, UnreachableFile, Unreadabl
 from snac_pipeline.corpus.speakers import BY_CONTENT
 from snac_pipeline.corpus.stores import local_copy
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import make_folder
 
 # A clock of 4 ms, or of 2 s on some file systems, cannot tell a write just before the scan from one just after: what
 # changed this recently is not recognised by its stat next time, but hashed again.
@@ -93,6 +94,8 @@ def scan(corpus: Corpus, home: Path, *, workers: int | None = None, progress: Pr
     """
     began, started = time.perf_counter(), time.time()
     listing = list_corpus(corpus, Path(home))
+    for file in (manifest_file(home, corpus.name), quarantine_file(home, corpus.name)):
+        make_folder(file.parent)  # now, and not when all has been read
     window = f"{started:.6f} {time.time():.6f}"
     known = _last_scan(corpus, Path(home))
     listed = listing.files

@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.codes.parts import locate_codes, located_table, part_files
 from snac_pipeline.errors import PipelineError
+from snac_pipeline.files import read_footer
 
 READ_TOKENS = 1 << 22
 """Tokens read at a time: 8 MB, and what counting them takes beside; a part is read whole."""
@@ -253,10 +253,7 @@ def _check_one_encoder(parts: Sequence[Path]) -> dict[bytes, bytes]:
 
 def _part_schema(part: Path) -> pa.Schema:
     """Columns and metadata of a part. PipelineError: it is none."""
-    try:
-        schema = pq.read_schema(part)
-    except (pa.ArrowException, OSError) as error:
-        raise PipelineError(f"{part} is damaged or no parquet file ({error}); delete it, or move it away") from error
+    schema, _ = read_footer(part, mend="delete it, or move it away")
     is_list = [pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
                for field in schema if field.name.startswith("codes_")]  # fmt: skip
     if "digest" not in schema.names or not pa.types.is_string(schema.field("digest").type) or not all(is_list):

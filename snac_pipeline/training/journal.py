@@ -45,6 +45,7 @@ class Journal:
         self.history_every = max(1, plan.steps // HISTORY_POINTS)
         self.began, self.audio_seconds, self.told = time.monotonic(), 0.0, float("-inf")
         self.began_at = time.time()
+        self.first: tuple[float, float] | None = None
 
     def say(self, message: str, **figures: Any) -> None:
         """A sentence, and figures for programs."""
@@ -57,6 +58,7 @@ class Journal:
     def stepped(self, progress: Progress, figures: dict[str, Any]) -> None:
         """A step is done, with the figures that loop.steps_of gives: into the history, once in a while into words."""
         self.audio_seconds += figures["audio_seconds"]
+        self.first = self.first or (time.monotonic(), self.audio_seconds)
         if not self.ranks.first:
             return
         last = progress.step == self.plan.steps
@@ -79,8 +81,9 @@ class Journal:
 
     @property
     def pace(self) -> float:
-        """Seconds of audio a second, of this attempt."""
-        return self.audio_seconds / max(1e-9, time.monotonic() - self.began)
+        """Seconds of audio a second, of this attempt; without its first step, which compiles, once there is another."""
+        began, before = self.first if self.first and self.audio_seconds > self.first[1] else (self.began, 0.0)
+        return (self.audio_seconds - before) / max(1e-9, time.monotonic() - began)
 
     def _tell(self, progress: Progress, figures: dict[str, Any]) -> None:
         left = self.plan.audio_seconds_left(progress.epoch, progress.epoch_step) / self.pace

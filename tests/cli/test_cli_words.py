@@ -12,6 +12,7 @@ import pytest
 from made_cli import COMMAND
 
 from snac_pipeline import cli
+from snac_pipeline.cli.speaker import Speaker
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,16 @@ def test_every_command_has_help_with_examples(run_here, command):
     assert "examples:\n" in said.out and f"snac-pipeline {command}" in said.out
     for option in ("--settings", "--json"):
         assert option in said.out
+
+
+def test_without_a_terminal_how_far_it_is_takes_few_lines(capsys):
+    speaker = Speaker(as_json=False, silent=False)
+    for done in range(1, 11):
+        speaker.progress({"message": f"{done}/10", "fraction": done / 10})
+        speaker.progress({"message": f"said at {done}"})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "/" in line] == ["1/10", "10/10"]
+    assert len([line for line in lines if line.startswith("said")]) == 10
 
 
 def test_json_is_one_object_a_line_and_the_result_comes_last(project):

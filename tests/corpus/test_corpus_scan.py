@@ -14,6 +14,7 @@ import soundfile
 from made_audio import RATE, encode, noise, variable_rate_mp3, write
 
 from snac_pipeline.corpus import Corpus, audio_path, manifest_version, read_audio, read_manifest, read_quarantine, scan
+from snac_pipeline.corpus.manifest import manifest_file
 from snac_pipeline.corpus.naming import os_path, stored_path
 from snac_pipeline.errors import PipelineError
 
@@ -324,7 +325,27 @@ def test_a_corpus_without_audio_is_an_error_that_says_why(root, home, make, mess
     make(root)
     with pytest.raises(PipelineError, match=f"(?s){message}"):
         scan(Corpus("c", root), home)
-    assert not (home / "manifest").exists()
+    assert not manifest_file(home, "c").exists()
+
+
+def test_a_home_that_cannot_be_is_told_before_the_files_are_read(root, tmp_path):
+    write(root / "anna" / "1.wav", seed=1)
+    home = tmp_path / "home"
+    home.touch()
+    read = []
+    with pytest.raises(PipelineError, match=f"cannot create the folder {home}"):
+        scan(Corpus("c", root), home, progress=lambda done, total: read.append(done))
+    assert read == []
+
+
+def test_a_damaged_manifest_is_named_with_what_to_do(root, home):
+    write(root / "anna" / "1.wav", seed=1)
+    scan(Corpus("c", root), home)
+    manifest_file(home, "c").write_bytes(b"junk")
+    with pytest.raises(PipelineError, match=r"c.parquet is damaged .* or delete it and run the step that writes it"):
+        scan(Corpus("c", root), home)
+    manifest_file(home, "c").unlink()
+    assert scan(Corpus("c", root), home).utterances > 0
 
 
 @pytest.mark.parametrize(

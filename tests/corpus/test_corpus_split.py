@@ -21,6 +21,7 @@ from snac_pipeline.corpus import (
     scan,
     update_splits,
 )
+from snac_pipeline.corpus.ledger import ledger_file
 from snac_pipeline.errors import PipelineError
 
 
@@ -168,6 +169,13 @@ def test_a_small_try_first_leaves_a_ledger_that_the_whole_corpus_grows_from(home
     update_splits(manifest_of(files), home)
     assert tried.items() <= sides(home).items()
     assert 0.05 <= (read_splits(home)["split"] == "val").mean() < 0.07
+
+
+def test_a_damaged_ledger_is_never_made_anew_without_a_word(home):
+    update_splits(manifest_of(speakers(100)), home)
+    ledger_file(home).write_bytes(b"junk")
+    with pytest.raises(PipelineError, match=r"ledger.parquet is damaged .* restore it from a copy: it alone"):
+        update_splits(manifest_of(speakers(100)), home)
 
 
 @pytest.mark.parametrize(

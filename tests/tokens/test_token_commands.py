@@ -151,7 +151,7 @@ def unnamed(folder):
     [
         pytest.param(empty, "has no parts", id="empty"),
         pytest.param(nowhere, "has no parts", id="nowhere"),
-        pytest.param(no_parquet, "part-0.parquet is damaged or no parquet file", id="no parquet"),
+        pytest.param(no_parquet, "part-0.parquet is damaged or cannot be read", id="no parquet"),
         pytest.param(foreign(x=[1]), "is no part of a code cache: .* and has x;", id="foreign"),
         pytest.param(foreign(digest=[A], codes_0=[["x"]]), "of lists of whole numbers", id="texts"),
         pytest.param(foreign(digest=[A], codes_0=[[1]]), "Field .codes_1|codes_0, codes_1", id="a level"),

@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster._core.errors import DagsterInvalidPropertyError
-from pydantic import Field
 
 from snac_pipeline.engine import ChildFailed, Event, run_child
 from snac_pipeline.settings import DEVICES_VARIABLE, Settings, load_settings
@@ -35,10 +36,12 @@ CHILD_ENVIRONMENT = {
 """Of every step, unless the caller's environment says otherwise."""
 
 
-class PipelineResource(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class PipelineResource(TreatAsResourceParam):
     """Runs `snac-pipeline` commands with one settings file."""
 
-    settings_file: str = Field(description="pipeline.yaml: what to work on, where to keep it, with which devices.")
+    settings_file: str
+    """pipeline.yaml: what to work on, where to keep it, with which devices."""
 
     def settings(self) -> Settings:
         return load_settings(self.settings_file)

@@ -51,11 +51,16 @@ def build_defs(
             policies.sensor(options),
             *failure_notices(settings.notifications),
         ],
-        resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
+        resources={"pipeline": _without_config(PipelineResource(str(file))), **(resource_overrides or {})},
         loggers={"console": console_logger},
         # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.
         executor=dg.in_process_executor,
     )
+
+
+def _without_config(resource: PipelineResource) -> dg.ResourceDefinition:
+    """A resource that the Launchpad has nothing to say about: another settings file is not the one of the graph."""
+    return dg.ResourceDefinition(lambda _: resource, config_schema={}, description=type(resource).__doc__)
 
 
 def _jobs(settings: Settings) -> list:

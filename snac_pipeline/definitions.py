@@ -15,7 +15,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
 from assets import all_assets, collect_garbage, failure_notices, looking, policies  # noqa: E402
-from resources import PipelineResource, console_logger  # noqa: E402
+from resources import PipelineResource, console_logger, one_process_executor  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
 from snac_pipeline.training.recipe import load_recipe  # noqa: E402
@@ -53,8 +53,7 @@ def build_defs(
         ],
         resources={"pipeline": _without_config(PipelineResource(str(file))), **(resource_overrides or {})},
         loggers={"console": console_logger},
-        # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.
-        executor=dg.in_process_executor,
+        executor=one_process_executor,
     )
 
 

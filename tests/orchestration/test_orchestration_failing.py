@@ -7,11 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, EngineEventData
-from made_project import REPOSITORY
+from dagster._core.execution.stats import StepEventStatus
+from made_project import CONSOLE, REPOSITORY
 
 from resources.runs import _lives, free, open_runs
 
@@ -58,6 +60,28 @@ def test_want_of_memory_is_told_with_what_to_do(project):
     run = project.run("cache_codes", must_succeed=False)
     words = description(project, run)
     assert words.startswith("the machine ran out of memory (") and "use smaller batches" in words and "\n" not in words
+
+
+# ---- a signal between two steps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("SIGINT", dg.DagsterRunStatus.CANCELED), ("SIGTERM", dg.DagsterRunStatus.FAILURE)],
+    ids=["Ctrl-C", "a machine that shuts down"],
+)
+def test_ctrl_c_between_two_steps_is_a_canceled_run_and_sigterm_one_to_try_again(project, monkeypatch, sent, status):
+    monkeypatch.setenv("SIGNAL", sent)
+    module = Path(__file__).with_name("made_interrupting.py")
+    done = project.dagster("job", "execute", "-f", module, "-j", "prepare_corpus", "-c", CONSOLE)
+    with project.instance() as instance:
+        [run] = instance.get_runs()
+        ended = [
+            step.step_key for step in instance.get_run_step_stats(run.run_id) if step.status == StepEventStatus.SUCCESS
+        ]
+    assert ended == ["audio"], done.stderr
+    assert run.status == status, project.log(run.run_id)
 
 
 # ---- runs that never end ---------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -
 
     if options.what == "compact":
         return compact_codes(settings, options.dry_run)
-    figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+    with devices_held(options, settings, on_event) as held:
+        figures = verify_codes(held, options.corpus or list(settings.corpora), options.sample)
     if figures["errors"] and not options.exit_zero:
         many = len(figures["errors"])
         what = "1 thing is wrong:" if many == 1 else f"{many} things are wrong:"
@@ -78,4 +79,5 @@ def add_restore(add: Add) -> None:
 def _restore(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.restoring import restore
 
-    return restore(settings, on_event)
+    with devices_held(options, settings, on_event) as held:
+        return restore(held, on_event)

@@ -238,6 +238,26 @@ def kill_at_first_checkpoint(runs: Path) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
+SMALL_GPU = """
+import torch
+
+def too_large(tensor, *arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\\nGPU 0 has a total of")
+
+torch.Tensor.backward = too_large
+"""
+"""Run by every Python process that finds it: torch's own error, as the first step of a training has it."""
+
+
+def test_a_training_that_needs_more_memory_than_the_gpu_has_says_so_first(speech, monkeypatch):
+    (speech.folder / "small").mkdir()
+    (speech.folder / "small" / "sitecustomize.py").write_text(SMALL_GPU)
+    monkeypatch.setenv("PYTHONPATH", str(speech.folder / "small"))
+    words = speech.failure(speech.run(JOB, must_succeed=False))
+    assert words.startswith("the GPU ran out of memory (CUDA out of memory. Tried to allocate 20.00 GiB.)")
+    assert "use smaller batches" in words and "\n" not in words
+
+
 # ---- old results -----------------------------------------------------------------------------------------------------
 
 

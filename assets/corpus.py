@@ -7,19 +7,22 @@ import dagster as dg
 from dagster._core.definitions.external_asset import create_external_asset_from_source_asset
 from pydantic import Field
 
+from assets.launch_config import LaunchConfig
 from assets.looking import observe
 from assets.materialized import Outcome, materialize_partitions, shown
 from resources import PipelineResource
 from snac_pipeline.files import read_parquet, value_digest
+from snac_pipeline.settings import Section
 
 GROUP = "corpus"
 SHOWN_ROWS = 20
 
 
-class ScanConfig(dg.Config):
+class ScanConfig(Section):
     """What the Launchpad can change for one run."""
 
-    limit: int | None = Field(None, ge=1, description="Use at most this many files of each corpus, for a quick try.")
+    limit: int | None = Field(None, ge=1)
+    """Use at most this many files of each corpus, for a quick try; null: as `limit` in pipeline.yaml."""
 
 
 def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
@@ -59,11 +62,13 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         ],
         partitions_def=corpora,
         backfill_policy=dg.BackfillPolicy.single_run(),
+        config_schema=LaunchConfig("manifest", ScanConfig()),
     )
     def manifest(
-        context: dg.AssetExecutionContext, config: ScanConfig, pipeline: PipelineResource
+        context: dg.AssetExecutionContext, pipeline: PipelineResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        limit = [] if config.limit is None else ["--limit", str(config.limit)]
+        number = context.op_execution_context.op_config["limit"]
+        limit = [] if number is None else ["--limit", str(number)]
         good, bad = {}, {}
         for corpus in context.partition_keys:
             result = pipeline.run(context, "scan", "--corpus", corpus, *limit)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import dagster as dg
 import yaml
 
+from assets.launch_config import LaunchConfig
 from assets.materialized import shown
-from assets.recipe_config import RecipeSchema
 from resources import PipelineResource
 from snac_pipeline.files import value_digest
 from snac_pipeline.training.recipe import Recipe
@@ -51,7 +51,7 @@ def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
         pool=TRAINING_POOL,
         description=f"{DESCRIPTIONS[name]} Starts from `{start}`; its held-out loss is measured before the first step. "
         "Its config is the recipe: change it in the Launchpad for a run with another one.",
-        config_schema=RecipeSchema(name, recipe),
+        config_schema=LaunchConfig(name, recipe),
     )
     def decoder(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
         with tempfile.TemporaryDirectory() as folder:

@@ -3,27 +3,30 @@
 import os
 
 import dagster as dg
-from pydantic import Field
 
+from assets.launch_config import LaunchConfig
 from assets.materialized import shown
 from resources import PipelineResource
+from snac_pipeline.settings import Section
 
 SHOWN_ROWS = 100
 
 
-class GarbageConfig(dg.Config):
+class GarbageConfig(Section):
     """What the Launchpad can change for one run."""
 
-    delete: bool = Field(False, description="Delete what is found; without it the run only lists it.")
+    delete: bool = False
+    """Delete what is found; without it the run only lists it."""
 
 
 @dg.op(
+    config_schema=LaunchConfig("unneeded_files", GarbageConfig()),
     description="Leftovers of killed processes, parts of codes that no recording needs, and runs, evaluations, token "
-    "results and views that no decoder, no asset as it is shown here and no setting needs."
+    "results and views that no decoder, no asset as it is shown here and no setting needs.",
 )
-def unneeded_files(context: dg.OpExecutionContext, config: GarbageConfig, pipeline: PipelineResource) -> None:
+def unneeded_files(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
     keep = [argument for name in _shown_here(context.instance) for argument in ("--keep", name)]
-    result = pipeline.run(context, "gc", *keep, *(["--delete"] if config.delete else []))
+    result = pipeline.run(context, "gc", *keep, *(["--delete"] if context.op_config["delete"] else []))
     context.log.info(f"{result['bytes'] / 1e6:.1f} MB {'deleted' if result['deleted'] else 'could be deleted'}")
     metadata = shown({**result, "old": result["old"][:SHOWN_ROWS]}, tables=["old"], hide=["paths"])
     context.add_output_metadata(metadata | {"paths": dg.MetadataValue.json(result["paths"][:SHOWN_ROWS])})

@@ -2,16 +2,15 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster._core.errors import DagsterInvalidPropertyError
-from pydantic import Field
 
 from snac_pipeline.engine import ChildFailed, Event, run_child
 from snac_pipeline.settings import DEVICES_VARIABLE, Settings, load_settings
@@ -35,10 +34,12 @@ CHILD_ENVIRONMENT = {
 """Of every step, unless the caller's environment says otherwise."""
 
 
-class PipelineResource(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class PipelineResource(TreatAsResourceParam):
     """Runs `snac-pipeline` commands with one settings file."""
 
-    settings_file: str = Field(description="pipeline.yaml: what to work on, where to keep it, with which devices.")
+    settings_file: str
+    """pipeline.yaml: what to work on, where to keep it, with which devices."""
 
     def settings(self) -> Settings:
         return load_settings(self.settings_file)
@@ -46,14 +47,13 @@ class PipelineResource(dg.ConfigurableResource):
     def run(self, context: Context, *command: str) -> dict[str, Any]:
         """The result of `snac-pipeline *command`, on the devices of the run's tag `devices` where it has one.
 
-        What goes wrong there fails the step with its own sentence. Ctrl-C makes the run one that was canceled.
+        What goes wrong there fails the step with its own sentence.
         """
         argv = [sys.executable, "-m", "snac_pipeline.cli", *command, "--settings", self.settings_file, "--json"]
         devices = _tags(context).get(DEVICES_TAG)
         environment = {**CHILD_ENVIRONMENT, **os.environ, **({DEVICES_VARIABLE: devices} if devices else {})}
         try:
-            with _canceled_by_ctrl_c(context):
-                return run_child(argv, ProgressLog(context.log), env=environment)
+            return run_child(argv, ProgressLog(context.log), env=environment)
         except ChildFailed as error:
             metadata = {"last lines": dg.MetadataValue.md(f"```\n{error.tail}\n```")} if error.tail else {}
             raise dg.Failure(str(error), metadata=metadata) from None
@@ -64,32 +64,6 @@ def _tags(context: Context) -> Mapping[str, str]:
     with contextlib.suppress(DagsterInvalidPropertyError):
         return context.run.tags
     return {}
-
-
-@contextlib.contextmanager
-def _canceled_by_ctrl_c(context: Context) -> Iterator[None]:
-    """Have Dagster take SIGINT for what it is. It calls a run that nobody terminated through it a failure; that is
-    right for SIGTERM, by which machines are shut down, and whose runs are retried."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before, pressed = signal.getsignal(signal.SIGINT), threading.Event()
-
-    def note(number: int, frame: Any) -> None:
-        pressed.set()
-        if callable(before):
-            before(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    except BaseException:
-        run = context.instance.get_run_by_id(context.run.run_id) if pressed.is_set() else None
-        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
-            context.instance.report_run_canceling(run, "Ctrl-C was pressed.")
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class ProgressLog:

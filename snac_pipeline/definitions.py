@@ -15,7 +15,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
 from assets import all_assets, collect_garbage, failure_notices, looking, policies  # noqa: E402
-from resources import PipelineResource, console_logger  # noqa: E402
+from resources import PipelineResource, console_logger, one_process_executor  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
 from snac_pipeline.training.recipe import load_recipe  # noqa: E402
@@ -51,11 +51,15 @@ def build_defs(
             policies.sensor(options),
             *failure_notices(settings.notifications),
         ],
-        resources={"pipeline": PipelineResource(settings_file=str(file)), **(resource_overrides or {})},
+        resources={"pipeline": _without_config(PipelineResource(str(file))), **(resource_overrides or {})},
         loggers={"console": console_logger},
-        # Most steps of most runs find nothing to do; a process for each would cost seconds. Heavy work has its own.
-        executor=dg.in_process_executor,
+        executor=one_process_executor,
     )
+
+
+def _without_config(resource: PipelineResource) -> dg.ResourceDefinition:
+    """A resource that the Launchpad has nothing to say about: another settings file is not the one of the graph."""
+    return dg.ResourceDefinition(lambda _: resource, config_schema={}, description=type(resource).__doc__)
 
 
 def _jobs(settings: Settings) -> list:

@@ -36,18 +36,16 @@ def add_codes(add: Add) -> None:
     codes = add(
         "codes",
         _codes,
-        "check the cached codes, and clear up",
+        "check the cached codes, and make few parts of many",
         "  snac-pipeline codes verify\n  snac-pipeline codes verify --sample 64\n"
-        "  snac-pipeline codes compact --dry-run\n  snac-pipeline codes compact\n"
-        "  snac-pipeline codes gc\n  snac-pipeline codes gc --delete",
+        "  snac-pipeline codes compact --dry-run\n  snac-pipeline codes compact",
     )
     codes.add_argument(
         "what",
-        choices=["verify", "compact", "gc"],
-        help="verify: check all of them; compact: make few parts of many small ones; gc: find what nothing needs",
+        choices=["verify", "compact"],
+        help="verify: check all of them; compact: make few parts of many small ones",
     )
     codes.add_argument("--dry-run", action="store_true", help="compact: only tell what would be merged")
-    codes.add_argument("--delete", action="store_true", help="gc: delete what was found, instead of only listing it")
     codes.add_argument(
         "--exit-zero", action="store_true", help="verify: errors are a result, for programs that read `errors`"
     )
@@ -57,13 +55,11 @@ def add_codes(add: Add) -> None:
 
 def _codes(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.codes import compact_codes, verify_codes
-    from snac_pipeline.steps.garbage import collect_garbage
 
-    if options.what == "gc":
-        return collect_garbage(settings, options.delete)
     if options.what == "compact":
         return compact_codes(settings, options.dry_run)
-    figures = verify_codes(settings, options.corpus or list(settings.corpora), options.sample)
+    with devices_held(options, settings, on_event) as held:
+        figures = verify_codes(held, options.corpus or list(settings.corpora), options.sample)
     if figures["errors"] and not options.exit_zero:
         many = len(figures["errors"])
         what = "1 thing is wrong:" if many == 1 else f"{many} things are wrong:"
@@ -83,4 +79,5 @@ def add_restore(add: Add) -> None:
 def _restore(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
     from snac_pipeline.steps.restoring import restore
 
-    return restore(settings, on_event)
+    with devices_held(options, settings, on_event) as held:
+        return restore(held, on_event)

@@ -3,6 +3,7 @@
 import argparse
 
 from snac_pipeline.cli.arguments import Add, OnEvent, Result
+from snac_pipeline.cli.devices import devices_held
 from snac_pipeline.settings import Settings, naming_words
 
 
@@ -19,7 +20,8 @@ def _evaluate(options: argparse.Namespace, settings: Settings, on_event: OnEvent
     from snac_pipeline.steps.evaluation import evaluate
 
     command = " ".join(["snac-pipeline", "evaluate", *naming_words(options.settings)])
-    result = evaluate(settings, on_event, command)
+    with devices_held(options, settings, on_event) as held:
+        result = evaluate(held, on_event, command)
     if not options.json:  # what the report shows in tables
         for name in ("table", "worst", "missing", "codebook", "versions", "sounds"):
             del result[name]

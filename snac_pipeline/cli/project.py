@@ -34,9 +34,9 @@ def add_gc(add: Add) -> None:
 
 
 def _gc(options: argparse.Namespace, settings: Settings, on_event: OnEvent) -> Result:
-    from snac_pipeline.steps.garbage import collect_all
+    from snac_pipeline.steps.garbage import collect_garbage
 
-    return collect_all(settings, options.delete, options.keep)
+    return collect_garbage(settings, options.delete, options.keep)
 
 
 def add_runs(add: Add) -> None:

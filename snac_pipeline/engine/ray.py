@@ -3,7 +3,7 @@
 Actors and not Ray Data: an attempt that fails says so, and the policy above both engines decides what becomes of its
 part; Ray Data drops a failed block without saying which, or tries it for ever. All machines have to see the same
 `home`, recordings and base codec. An actor that is ended takes with it what it was writing: a temporary file may stay,
-which `snac-pipeline codes gc` finds after a day.
+which `snac-pipeline gc` finds after a day.
 """
 
 import os

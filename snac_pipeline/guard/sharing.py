@@ -7,10 +7,11 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snac_pipeline.engine.child import MARK
 from snac_pipeline.engine.devices import find_devices
 from snac_pipeline.engine.locks import ASK_SECONDS, TELL_SECONDS, try_lock
 from snac_pipeline.errors import PipelineError
@@ -25,9 +26,10 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
     """The settings with the devices to use, which are this process's while it lasts.
 
     rest_is_enough: leave out GPUs that are taken where others are free. Raises PipelineError for a GPU that is taken
-    where `when_taken` is `refuse`. On a CPU, and in one of the processes that torchrun started, nothing is held.
+    where `when_taken` is `refuse`. On a CPU nothing is held. A process that torchrun started holds the GPU that it is
+    on, and has all of this machine's named still.
     """
-    gpus = [] if "RANK" in os.environ else [name for name in find_devices(settings.devices) if name != "cpu"]
+    gpus = gpus_to_take(find_devices(settings.devices), os.environ)
     if not gpus:
         yield settings
         return
@@ -38,7 +40,19 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
         except PipelineError as error:
             tell(f"nobody can tell who else is on the GPUs: {error}")
         gpus = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
-        yield settings.model_copy(update={"devices": gpus})
+        yield settings if "LOCAL_RANK" in os.environ else settings.model_copy(update={"devices": gpus})
+
+
+def gpus_to_take(devices: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Those of `devices` that a process with this environment has to hold itself.
+
+    One of several that torchrun started: its own; none where a command of ours started torchrun, which has them.
+    """
+    gpus = [name for name in devices if name != "cpu"]
+    if "LOCAL_RANK" not in environment:
+        return gpus
+    own = int(environment["LOCAL_RANK"])
+    return [] if MARK in environment else gpus[own : own + 1]
 
 
 def hold(

@@ -87,9 +87,14 @@ _CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def is_cron(text: str) -> bool:
-    """Whether `text` is a cron expression of five fields: lists of `*`, numbers and ranges, and steps of these."""
+    """Whether `text` is a cron expression of five fields: lists of `*`, numbers and ranges, and steps of these.
+
+    All of these are ones for Dagster, which takes more: words, ranges over the turn of the day. Its own check is not at
+    hand here, as the library works without it; a test holds the two together.
+    """
     fields = text.split()
-    return len(fields) == 5 and all(map(_is_cron_field, fields, _CRON_FIELDS))
+    never = len(fields) == 5 and fields[3] == "2" and fields[2] in ("30", "31")  # of February
+    return len(fields) == 5 and all(map(_is_cron_field, fields, _CRON_FIELDS)) and not never
 
 
 def _is_cron_field(field: str, allowed: tuple[int, int]) -> bool:

@@ -22,15 +22,15 @@ from snac_pipeline.training.run_lock import only_one
 A_DAY = 24 * 3600.0
 
 
-def collect_all(
+def collect_garbage(
     settings: Settings, delete: bool, named: Collection[str] = (), now: float | None = None
 ) -> dict[str, Any]:
-    """`collect_garbage`, and results that nothing needs: old runs, evaluations, token results and views of codes.
+    """Find, and with `delete` remove, what nothing needs: codes, old runs, evaluations, token results, views of codes.
 
     named: results to keep for reasons that the home does not tell. `old` lists each with its reason and size.
     """
     now = time.time() if now is None else now
-    codes = collect_garbage(settings, delete, now)
+    codes = _collect_codes(settings, delete, now)
     found = old_results(settings, named, now, A_DAY)
     sizes = {old.path: _size(old.path) for old in found}
     gone = [old for old in found if not delete or _delete(old)]
@@ -62,8 +62,8 @@ def _delete(old: Old) -> bool:
     return True
 
 
-def collect_garbage(settings: Settings, delete: bool, now: float | None = None) -> dict[str, Any]:
-    """Find, and with `delete` remove, what no corpus of the settings needs.
+def _collect_codes(settings: Settings, delete: bool, now: float) -> dict[str, Any]:
+    """What no corpus of the settings needs.
 
     These are temporary files and folders that a killed process left more than a day ago, and rows of parts that belong
     to no recording in the manifests or are read from another part. A part of which they are less than half stays as it
@@ -72,7 +72,6 @@ def collect_garbage(settings: Settings, delete: bool, now: float | None = None) 
     folder without permission say: codes of recordings in there count as needed by none.
     Raises PipelineError after a scan with a limit, when the manifests do not have all recordings.
     """
-    now = time.time() if now is None else now
     home = settings.home
     if settings.limit is not None or any(scan_limit(home, name) for name in settings.corpora):
         raise PipelineError(

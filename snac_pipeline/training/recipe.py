@@ -38,7 +38,7 @@ class Head(Section):
 
     weight: float = pydantic.Field(1.0, ge=0)
     """Factor of this head's loss in the total."""
-    n_ffts: list[int] = pydantic.Field([1024, 2048, 4096], min_length=1)
+    n_ffts: list[Annotated[int, pydantic.Field(ge=4)]] = pydantic.Field([1024, 2048, 4096], min_length=1)
     """STFT sizes; the hop is a quarter, the window Hann."""
     init: Literal["interpolate", "copy", "random"] = "interpolate"
     """How a new `double` head begins: as exact interpolation of the native output, to which a branch is added that is
@@ -102,10 +102,13 @@ class Lesson(Section):
         return int(batch_size * Fraction(str(self.batch_multiplier)))
 
 
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
 class Optimizer(Section):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the running means of gradients and of their squares."""
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     """Of convolution directions only, never of gains, biases, Snake's alphas or codebooks."""
@@ -195,6 +198,15 @@ class Recipe(Section):
     loader_workers: int = pydantic.Field(0, ge=0)
     """Processes that read ahead; 0: a thread of this one."""
     checkpoints: Checkpoints = Checkpoints()
+
+    @pydantic.field_validator("codec")
+    @classmethod
+    def _is_codec(cls, codec: dict[str, Any] | None) -> dict[str, Any] | None:
+        if codec is not None:
+            from snac_pipeline.codec import CodecSpec  # imports torch, which most recipes are read without
+
+            CodecSpec.from_dict(codec, source="config.json")
+        return codec
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Recipe":

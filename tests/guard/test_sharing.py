@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # test_locks
 
 from test_locks import holding
 
+from snac_pipeline.engine.child import MARK
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.guard.sharing import hold, locks_folder
+from snac_pipeline.guard.sharing import gpus_to_take, hold, locks_folder
 
 NOBODY = MadeNvml([], [])
 TWO = {"cuda:0": "GPU-made-0", "cuda:1": "GPU-made-1"}
@@ -94,6 +95,15 @@ def test_ones_own_other_processes_are_no_strangers():
     devices, told, held = held_by("refuse", MadeNvml([(os.getpid(), None)], []))
     held.close()
     assert (devices, told) == (["cuda:0", "cuda:1"], [])
+
+
+def test_each_process_of_a_torchrun_by_hand_takes_its_own_gpu_and_those_of_our_own_leave_them_to_the_command():
+    both = ["cuda:0", "cuda:1"]
+    assert gpus_to_take(both, {}) == gpus_to_take(both, {MARK: "a step of Dagster's"}) == both
+    taken = [gpus_to_take(both, {"LOCAL_RANK": str(rank)}) for rank in range(3)]
+    assert taken == [["cuda:0"], ["cuda:1"], []]  # the third has no device, and is told so when it joins
+    assert gpus_to_take(both, {"LOCAL_RANK": "1", MARK: "our own"}) == []
+    assert gpus_to_take(["cpu", "cpu"], {}) == gpus_to_take(["cpu", "cpu"], {"LOCAL_RANK": "1"}) == []
 
 
 def test_a_folder_of_locks_that_somebody_else_made_is_not_used(tmp_path, monkeypatch):

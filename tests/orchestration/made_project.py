@@ -77,6 +77,12 @@ class Project:
                     lines.append(event.step_failure_data.user_failure_data.description)
             return "\n".join(lines)
 
+    def failure(self, run_id: str) -> str:
+        """The first line of a run's failure, as Dagster shows it."""
+        with self.instance() as instance:
+            entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        return entries[0].dagster_event.step_failure_data.user_failure_data.description
+
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.folder / ".dagster"))
 

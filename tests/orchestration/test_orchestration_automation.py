@@ -7,6 +7,8 @@ all of it to a real daemon.
 import contextlib
 import logging
 import os
+import random
+import re
 import shutil
 import sqlite3
 import time
@@ -78,6 +80,8 @@ CRONS = {
     "0 2 * * *": True, "*/15 * * * *": True, "0 0,12 * * 1-5": True, "5-55/10 8 1 1 0": True, "0 0 * * 7": True,
     "60 * * * *": False, "* * * *": False, "0 24 * * *": False, "0 0 0 * *": False, "0 0 * 13 *": False,
     "0 0 * * 8": False, "5-1 * * * *": False, "x * * * *": False, "*/0 * * * *": False, "1,,2 * * * *": False,
+    "0 0 29 2 *": True, "0 0 30 2 *": False, "0 0 31 2 *": False, "0 0 28,30 2 *": True, "0 0 * * mon": False,
+    "@daily": False, "0 22-6 * * *": False, "0 0 l * *": False, "0 0 * * * *": False, "": False, "-1 * * * *": False,
 }  # fmt: skip
 
 
@@ -85,6 +89,44 @@ CRONS = {
 def test_a_cron_expression_that_is_taken_is_one_for_dagster_too(text):
     assert is_cron(text) == CRONS[text]
     assert is_valid_cron_schedule(text) or not is_cron(text)
+
+
+CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def made_cron(rng: random.Random) -> str:
+    """Five fields, many of them at their limits or just outside."""
+
+    def number(low: int, high: int) -> int:
+        return rng.choice([abs(low - 1), low, high, high + 1, *(rng.randint(low, high) for _ in range(4))])
+
+    def item(low: int, high: int) -> str:
+        what = rng.choice(["*", f"{number(low, high)}", f"{number(low, high)}-{number(low, high)}"])
+        return what + rng.choice(["", "", "", f"/{number(0, high)}"])
+
+    def field(low: int, high: int) -> str:
+        return "*" if rng.random() < 0.5 else ",".join(item(low, high) for _ in range(rng.choice([1, 1, 2])))
+
+    return " ".join(field(*limits) for limits in CRON_FIELDS)
+
+
+def is_dagsters_alone(text: str) -> bool:
+    """Whether it has what Dagster takes and the settings do not: 22-6, 5/10, 0-0 for a month, or a step too large."""
+    for field, (low, high) in zip(text.split(), CRON_FIELDS, strict=True):
+        for first, last, step in re.findall(r"(\d+|\*)(?:-(\d+))?(?:/(\d+))?", field):
+            wraps = last and (int(first) > int(last) or int(first) == int(last) < low)
+            if wraps or (step and (int(step) > high or (first != "*" and not last))):
+                return True
+    return False
+
+
+def test_two_thousand_made_cron_expressions_are_judged_as_dagster_does():
+    rng = random.Random(0)
+    made = [made_cron(rng) for _ in range(2000)]
+    judged = {text: (is_cron(text), is_valid_cron_schedule(text)) for text in made}
+    assert [text for text, verdict in judged.items() if verdict == (True, False)] == []
+    assert [text for text, verdict in judged.items() if verdict == (False, True) and not is_dagsters_alone(text)] == []
+    assert min(sum(ours is side for ours, _ in judged.values()) for side in (True, False)) > 300
 
 
 def test_schedule_and_sensors_are_as_the_settings_want_them(project):

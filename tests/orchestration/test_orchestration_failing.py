@@ -7,22 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent, EngineEventData
-from made_project import REPOSITORY
+from dagster._core.execution.stats import StepEventStatus
+from made_project import CONSOLE, REPOSITORY
 
 from resources.runs import _lives, free, open_runs
+from snac_pipeline.engine.local import STARTS
 
 CLI = [sys.executable, "-m", "snac_pipeline.cli"]
-
-
-def description(project, run: str) -> str:
-    """The first line of the failure, as Dagster shows it."""
-    with project.instance() as instance:
-        entries = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_FAILURE)
-    return entries[0].dagster_event.step_failure_data.user_failure_data.description
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_with_its_place_and_what_to_do(project, small_disk):
     project.change_settings(home=str(small_disk))
     run = project.run("prepare_corpus", must_succeed=False)
-    words = description(project, run)
+    words = project.failure(run)
     assert words.startswith((f"cannot write {small_disk}", f"cannot create the folder {small_disk}"))
     assert "No space left on device; " in words and "\n" not in words
 
@@ -56,8 +53,68 @@ def test_want_of_memory_is_told_with_what_to_do(project):
     (codec / "config.json").write_text(json.dumps({**config, "decoder_dim": 4_194_304}))
     project.change_settings(base_codec={"source": str(codec)})
     run = project.run("cache_codes", must_succeed=False)
-    words = description(project, run)
+    words = project.failure(run)
     assert words.startswith("the machine ran out of memory (") and "use smaller batches" in words and "\n" not in words
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_again_and_again_are_told_of_as_such(project):
+    project.change_settings(
+        base_codec={"source": str(REPOSITORY / "examples" / "base_codec")},
+        devices=["cpu"],
+        caching={"processes": 1, "readers": 0, "verify": 0},
+    )
+    project.run("prepare_corpus")
+    over, killed = threading.Event(), []
+    killer = threading.Thread(target=kill_workers, args=(over, killed))
+    killer.start()
+    try:
+        run = project.run("cache_codes", must_succeed=False)
+    finally:
+        over.set()
+        killer.join()
+    words = project.failure(run)
+    assert len(killed) == STARTS
+    assert words.startswith("no worker process can be started on cpu: its worker process was killed by SIGKILL")
+    assert "What was committed stays" in words and "\n" not in words
+
+
+def kill_workers(over: threading.Event, killed: list[int]) -> None:
+    """SIGKILL to every worker that a command of this process starts, as the kernel does where memory is short."""
+    while not over.wait(0.05):
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # those that are gone
+                if int(process.name) not in killed and b"spawn_main" in (process / "cmdline").read_bytes():
+                    command = parent_of(process)
+                    if parent_of(Path("/proc", str(command))) == os.getpid():
+                        killed.append(int(process.name))
+                        os.kill(int(process.name), signal.SIGKILL)
+
+
+def parent_of(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+
+
+# ---- a signal between two steps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("SIGINT", dg.DagsterRunStatus.CANCELED), ("SIGTERM", dg.DagsterRunStatus.FAILURE)],
+    ids=["Ctrl-C", "a machine that shuts down"],
+)
+def test_ctrl_c_between_two_steps_is_a_canceled_run_and_sigterm_one_to_try_again(project, monkeypatch, sent, status):
+    monkeypatch.setenv("SIGNAL", sent)
+    module = Path(__file__).with_name("made_interrupting.py")
+    done = project.dagster("job", "execute", "-f", module, "-j", "prepare_corpus", "-c", CONSOLE)
+    with project.instance() as instance:
+        [run] = instance.get_runs()
+        ended = [
+            step.step_key for step in instance.get_run_step_stats(run.run_id) if step.status == StepEventStatus.SUCCESS
+        ]
+    assert ended == ["audio"], done.stderr
+    assert run.status == status, project.log(run.run_id)
 
 
 # ---- runs that never end ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Real runs of a real server and daemon (`dagster dev`), with worker processes, loader processes and ranks.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from made_project import CONSOLE, DAGSTER, REPOSITORY, Project
 from made_server import everything_in, serving, step_processes, wait_for
 
 from resources.runs import open_runs
-from snac_pipeline.settings import SETTINGS_VARIABLE
+from snac_pipeline.settings import DEVICES_VARIABLE, SETTINGS_VARIABLE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # made_training
 
@@ -160,6 +161,39 @@ def test_ctrl_c_on_the_command_line_is_a_canceled_run_that_goes_on(served):
     assert "stopped; what was done is kept: run it again to go on" in said
     assert not re.search(r"\bfailed\b", said), said
     assert step_processes(project) == []
+
+
+def test_a_run_trains_on_the_devices_of_its_tag_and_the_next_training_waits_in_the_queue_while_caching_goes_on(served):
+    project = served.project
+    write_recipe(project)
+    first = served.launch(TRAIN, devices="cpu, cpu")
+    served.wait_while_it_runs(first, lambda: checkpoints(project))
+    processes = environments(project)
+    assert "cpu, cpu" in {environment.get(DEVICES_VARIABLE) for environment in processes}
+    ranks = {environment["RANK"] for environment in processes if "RANK" in environment}
+    assert ranks == {"0", "1"}, "the settings name one device, the tag two"
+
+    second = served.launch(TRAIN)
+    caching = served.launch(CACHE, **SPEECH)  # behind it in the queue
+    assert served.wait_until_over(caching) == dg.DagsterRunStatus.SUCCESS, project.log(caching)
+    assert served.status(first) == dg.DagsterRunStatus.STARTED
+    assert served.status(second) == dg.DagsterRunStatus.QUEUED
+    terminate(served, first)
+
+    served.wait_while_it_runs(second, lambda: environments(project))
+    assert {environment.get(DEVICES_VARIABLE) for environment in environments(project)} == {None}
+    terminate(served, second)
+    assert served.wait_until_over(second) == dg.DagsterRunStatus.CANCELED
+
+
+def environments(project: Project) -> list[dict[str, str]]:
+    """Of every process of the project's steps."""
+    found = []
+    for pid in step_processes(project):
+        with contextlib.suppress(OSError):  # those that are gone meanwhile
+            words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            found.append(dict(word.split("=", 1) for word in words if "=" in word))
+    return found
 
 
 def test_terminating_a_caching_run_ends_its_workers_and_readers_and_the_next_run_encodes_what_is_missing(served):

@@ -1,9 +1,11 @@
 """Decoders in Dagster: the Launchpad's config is the recipe, a run is continued or begun anew, and says why."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -234,3 +236,84 @@ def kill_at_first_checkpoint(runs: Path) -> None:
             marked = f"{MARK}=".encode() in (process / "environ").read_bytes()
             if marked and f"PPid:\t{os.getpid()}\n" in (process / "status").read_text():
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+SMALL_GPU = """
+import torch
+
+def too_large(tensor, *arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\\nGPU 0 has a total of")
+
+torch.Tensor.backward = too_large
+"""
+"""Run by every Python process that finds it: torch's own error, as the first step of a training has it."""
+
+
+def test_a_training_that_needs_more_memory_than_the_gpu_has_says_so_first(speech, monkeypatch):
+    (speech.folder / "small").mkdir()
+    (speech.folder / "small" / "sitecustomize.py").write_text(SMALL_GPU)
+    monkeypatch.setenv("PYTHONPATH", str(speech.folder / "small"))
+    words = speech.failure(speech.run(JOB, must_succeed=False))
+    assert words.startswith("the GPU ran out of memory (CUDA out of memory. Tried to allocate 20.00 GiB.)")
+    assert "use smaller batches" in words and "\n" not in words
+
+
+# ---- old results -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_garbage_is_listed_first_and_deleted_when_asked_and_what_the_ui_shows_stays(speech):
+    from snac_pipeline.steps.training import train
+
+    speech.change_settings(garbage={"keep": 0})
+    settings = load_settings(speech.settings_file)
+    tried = speech.folder / "tried.yaml"
+    recipe = yaml.safe_load((speech.folder / "recipe.yaml").read_text())
+    tried.write_text(yaml.safe_dump({**recipe, "batch_size": 3}))
+    old = Path(train(settings, DECODER, lambda event: None, tried)["run"])
+    speech.run(JOB, config={DECODER: {"batch_size": 2}})
+    in_the_ui = Path(shown(speech)["run"])
+    newest = Path(train(settings, DECODER, lambda event: None)["run"])
+    killed = speech.folder / "work" / ".tmp-killed"
+    killed.write_bytes(bytes(1000))
+    os.utime(killed, (0, 0))
+
+    listed = collected(speech, speech.run("collect_garbage"))
+    assert [row["path"] for row in listed["old"]] == [f"runs/{old.name}"]
+    assert (listed["runs"], listed["temporary"], listed["deleted"]) == (1, 1, False)
+    assert old.exists() and killed.exists()
+
+    # A shell knows nothing of the UI, unless it is told.
+    assert paths(command_line(speech, "gc")) == {f"runs/{old.name}", f"runs/{in_the_ui.name}"}
+    assert paths(command_line(speech, "gc", "--keep", in_the_ui.name)) == {f"runs/{old.name}"}
+
+    deleted = collected(speech, speech.run("collect_garbage", config={"unneeded_files": {"delete": True}}))
+    assert (deleted["runs"], deleted["temporary"], deleted["deleted"]) == (1, 1, True)
+    assert deleted["bytes"] == listed["bytes"] > 1000
+    assert not old.exists() and not killed.exists() and in_the_ui.exists() and newest.exists()
+
+    assert paths(command_line(speech, "gc", "--delete")) == {f"runs/{in_the_ui.name}"}
+    assert not in_the_ui.exists() and newest.exists()
+
+
+def collected(project: Project, run: str) -> dict:
+    """What a run of collect_garbage shows; tables as rows."""
+    with project.instance() as instance:
+        [entry] = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_OUTPUT)
+    metadata = entry.dagster_event.step_output_data.metadata
+    return {
+        name: [row.data for row in value.records] if isinstance(value, dg.TableMetadataValue) else value.value
+        for name, value in metadata.items()
+    }
+
+
+def command_line(project: Project, *words: str) -> dict:
+    """The result of a `snac-pipeline` command."""
+    command = [sys.executable, "-m", "snac_pipeline.cli", *words, "--settings", str(project.settings_file), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def paths(result: dict) -> set[str]:
+    return {row["path"] for row in result["old"]}

@@ -19,7 +19,7 @@ from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import read_json, write_json
 from snac_pipeline.settings import Settings, load_settings
 from snac_pipeline.steps.evaluation import evaluate
-from snac_pipeline.steps.garbage import collect_all
+from snac_pipeline.steps.garbage import collect_garbage
 from snac_pipeline.steps.tokens import COMMANDS, analyze
 from snac_pipeline.steps.training import train
 from snac_pipeline.training.run_lock import only_one
@@ -39,7 +39,7 @@ def with_keep(settings: Settings, keep: int) -> Settings:
 
 
 def collect(settings: Settings, delete: bool, named=(), keep: int = 0) -> dict:
-    return collect_all(with_keep(settings, keep), delete, named, time.time() + LATER)
+    return collect_garbage(with_keep(settings, keep), delete, named, time.time() + LATER)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""A recipe as a Dagster config schema: what the Launchpad opens with, documents and checks.
+"""A pydantic model as a Dagster config schema: what the Launchpad opens with, documents and checks.
 
-In: a recipe. Out: its fields with its values as defaults. Names and types are refused by Dagster while one types;
-ranges, and what only holds for several fields together, by `Recipe` itself when one launches. No run begins then.
+In: a model with values, such as a recipe. Out: its fields with these as defaults. Names and types are refused by
+Dagster while one types; ranges, and what only holds for several fields together, by the model itself when one launches.
+No run begins then. (A `dg.Config` with the same limits would refuse them when the run has begun.)
 """
 
 import functools
@@ -16,26 +17,35 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from snac_pipeline.settings import parse_model
-from snac_pipeline.training.recipe import Recipe
 
 SCALARS = {bool: bool, int: int, float: float, str: str}
 
 
-class RecipeSchema(dg.Shape):
-    """The config schema of the asset `name`, whose defaults are `recipe`; its values are all fields of a recipe."""
+class LaunchConfig(dg.Field):
+    """The config schema of the asset or op `name`; what it is given then has all fields of `defaults`' model."""
 
-    def __new__(cls, name: str, recipe: Recipe) -> "RecipeSchema":
+    def __init__(self, name: str, defaults: pydantic.BaseModel) -> None:
+        super().__init__(_Checked(name, defaults))
+
+
+Mapping.register(LaunchConfig)  # `dg.multi_asset` asks for one; what it hands it to takes any field
+
+
+class _Checked(dg.Shape):
+    """The fields of a model, and at launch the model itself."""
+
+    def __new__(cls, name: str, defaults: pydantic.BaseModel) -> "_Checked":
         schema = object.__new__(cls)  # not one of Dagster's cache, which holds plain shapes
         schema._initialized = False
         return schema
 
-    def __init__(self, name: str, recipe: Recipe) -> None:
-        super().__init__(_fields(Recipe, recipe.model_dump(mode="json")))
-        self.name = name
+    def __init__(self, name: str, defaults: pydantic.BaseModel) -> None:
+        super().__init__(_fields(type(defaults), defaults.model_dump(mode="json")))
+        self.name, self.model = name, type(defaults)
 
     def post_process(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """Called by Dagster with the defaults filled in, before there is a run. The PipelineError is what it shows."""
-        return parse_model(Recipe, dict(value), f"config of {self.name}").model_dump(mode="json")
+        return parse_model(self.model, dict(value), f"config of {self.name}").model_dump(mode="json")
 
 
 def _fields(model: type[pydantic.BaseModel], values: Mapping[str, Any] | None = None) -> dict[str, dg.Field]:
@@ -57,7 +67,7 @@ def _fields(model: type[pydantic.BaseModel], values: Mapping[str, Any] | None = 
 
 
 def _meaning(info: FieldInfo) -> str | None:
-    """What the recipe says of a field, or else of the section, the list or the mapping of sections, that it is."""
+    """What the model says of a field, or else of the section, the list or the mapping of sections, that it is."""
     kinds = (info.annotation, *get_args(info.annotation))
     return info.description or next((inspect.getdoc(kind) for kind in kinds if _is_section(kind)), None)
 

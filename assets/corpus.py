@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.external_asset import create_external_asset_from_source_asset
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from assets.looking import observe
 from assets.materialized import Outcome, materialize_partitions, shown
+from assets.presentation import Definition
 from resources import PipelineResource
 from snac_pipeline.files import value_digest
 
@@ -22,7 +24,7 @@ class ScanConfig(dg.Config):
     limit: int | None = Field(None, ge=1, description="Use at most this many files of each corpus, for a quick try.")
 
 
-def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
+def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list[Definition]:
     """audio, manifest, quarantine and splits, with the check of the splits."""
 
     @dg.observable_source_asset(
@@ -62,7 +64,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     )
     def manifest(
         context: dg.AssetExecutionContext, config: ScanConfig, pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization]:
         limit = [] if config.limit is None else ["--limit", str(config.limit)]
         good, bad = {}, {}
         for corpus in context.partition_keys:
@@ -80,7 +82,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         description="Who is trained on and who is held out: whole speakers, who never change sides when files are "
         "added. Speakers that share a recording are kept together. A corpus whose `split` is set is taken as it is.",
     )
-    def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         result = pipeline.run(context, "split")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]), metadata=shown(result, pictures=["sides"])
@@ -115,16 +117,16 @@ def _quarantined(home: Path, corpus: str) -> Outcome:
         value_digest(columns.rows()),
         {
             "files": len(rows),
-            "reasons": _table(reasons.rename({"len": "files"}).head(SHOWN_ROWS)),
-            "first_files": _table(columns.head(SHOWN_ROWS)),
+            "reasons": _table(reasons.rename({"len": "files"}).head(SHOWN_ROWS).to_dicts()),
+            "first_files": _table(columns.head(SHOWN_ROWS).to_dicts()),
         }
         if len(rows)
         else {"files": 0},
     )
 
 
-def _table(rows) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows.rows(named=True)])
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
 
 
 def _check_speakers(home: Path) -> dg.AssetCheckResult:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import dagster as dg
 import pydantic
@@ -30,7 +30,7 @@ class RecipeSchema(dg.Shape):
         return schema
 
     def __init__(self, name: str, recipe: Recipe) -> None:
-        super().__init__(_fields(Recipe, recipe.model_dump(mode="json")))
+        super().__init__(_fields(Recipe, recipe.model_dump(mode="json")))  # type: ignore[no-untyped-call]  # Dagster's
         self.name = name
 
     def post_process(self, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,5 +87,5 @@ def _choice(values: tuple[str, ...]) -> dg.Enum:
     return dg.Enum("_or_".join(values), [dg.EnumValue(value) for value in values])
 
 
-def _is_section(annotation: Any) -> bool:
+def _is_section(annotation: Any) -> TypeGuard[type[pydantic.BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)

@@ -35,7 +35,7 @@ CHILD_ENVIRONMENT = {
 """Of every step, unless the caller's environment says otherwise."""
 
 
-class PipelineResource(dg.ConfigurableResource):
+class PipelineResource(dg.ConfigurableResource[Any]):
     """Runs `snac-pipeline` commands with one settings file."""
 
     settings_file: str = Field(description="pipeline.yaml: what to work on, where to keep it, with which devices.")

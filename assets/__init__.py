@@ -19,19 +19,17 @@ from assets.evaluation import evaluation_assets
 from assets.garbage import collect_garbage
 from assets.hooks import failure_notices
 from assets.policies import governed
-from assets.presentation import presented
+from assets.presentation import Definition, presented
 from assets.restored import restored_assets
 from assets.tokens import token_assets
 from snac_pipeline.settings import Settings
 from snac_pipeline.training.recipe import Recipe
 
-Definition = dg.AssetsDefinition | dg.SourceAsset | dg.AssetChecksDefinition
-
 
 def all_assets(settings: Settings, recipes: Mapping[str, Recipe]) -> list[Definition]:
     """Every asset and check of the project; `recipes` are those of the settings' decoders, overlay included."""
     corpora = dg.StaticPartitionsDefinition(list(settings.corpora))
-    decoders = {
+    decoders: dict[str, Decoder] = {
         name: Decoder(decoder.starts_from, recipes[name]) for name, decoder in settings.training.decoders.items()
     }
     made = [

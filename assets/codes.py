@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.materialized import Outcome, materialize_partitions, shown
+from assets.presentation import Definition
 from resources import PipelineResource
 
 GROUP = "codes"
 
 
-def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
+def code_assets(corpora: dg.StaticPartitionsDefinition) -> list[Definition]:
     """base_codec and code_cache, with the checks of the codes."""
 
     @dg.asset(
@@ -19,7 +20,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         kinds={"pytorch"},
         description="The pretrained codec that everything starts from: a folder or a Hugging Face model.",
     )
-    def base_codec(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def base_codec(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         result = pipeline.run(context, "info")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["weights_digest"]), metadata=shown(result, paths=["folder"])
@@ -37,7 +38,7 @@ def code_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     )
     def code_cache(
         context: dg.AssetExecutionContext, pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization]:
         corpora = list(context.partition_keys)
         result = pipeline.run(context, "cache", "--no-verify", *_corpus_arguments(corpora))  # the check does it
         speeds = [] if result["encoded"] else ["real_time_factor", "wait_share"]  # of nothing

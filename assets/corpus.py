@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.external_asset import create_external_asset_from_source_asset
@@ -10,6 +11,7 @@ from pydantic import Field
 from assets.launch_config import LaunchConfig
 from assets.looking import observe
 from assets.materialized import Outcome, materialize_partitions, shown
+from assets.presentation import Definition
 from resources import PipelineResource
 from snac_pipeline.files import read_parquet, value_digest
 from snac_pipeline.settings import Section
@@ -25,7 +27,7 @@ class ScanConfig(Section):
     """Use at most this many files of each corpus, for a quick try; null: as `limit` in pipeline.yaml."""
 
 
-def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
+def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list[Definition]:
     """audio, manifest, quarantine and splits, with the check of the splits."""
 
     @dg.observable_source_asset(
@@ -66,7 +68,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
     )
     def manifest(
         context: dg.AssetExecutionContext, pipeline: PipelineResource
-    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization]:
         number = context.op_execution_context.op_config["limit"]
         limit = [] if number is None else ["--limit", str(number)]
         good, bad = {}, {}
@@ -85,7 +87,7 @@ def corpus_assets(corpora: dg.StaticPartitionsDefinition) -> list:
         description="Who is trained on and who is held out: whole speakers, who never change sides when files are "
         "added. Speakers that share a recording are kept together. A corpus whose `split` is set is taken as it is.",
     )
-    def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def splits(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         result = pipeline.run(context, "split")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]), metadata=shown(result, pictures=["sides"])
@@ -120,16 +122,16 @@ def _quarantined(home: Path, corpus: str) -> Outcome:
         value_digest(columns.rows()),
         {
             "files": len(rows),
-            "reasons": _table(reasons.rename({"len": "files"}).head(SHOWN_ROWS)),
-            "first_files": _table(columns.head(SHOWN_ROWS)),
+            "reasons": _table(reasons.rename({"len": "files"}).head(SHOWN_ROWS).to_dicts()),
+            "first_files": _table(columns.head(SHOWN_ROWS).to_dicts()),
         }
         if len(rows)
         else {"files": 0},
     )
 
 
-def _table(rows) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows.rows(named=True)])
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
 
 
 def _check_speakers(home: Path) -> dg.AssetCheckResult:

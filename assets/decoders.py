@@ -53,7 +53,7 @@ def _decoder(name: str, start: str, recipe: Recipe) -> dg.AssetsDefinition:
         "Its config is the recipe: change it in the Launchpad for a run with another one.",
         config_schema=LaunchConfig(name, recipe),
     )
-    def decoder(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def decoder(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "recipe.yaml"
             file.write_text(yaml.safe_dump(context.op_execution_context.op_config, sort_keys=False))

@@ -45,7 +45,7 @@ def evaluation_assets(decoders: Sequence[str]) -> list[dg.AssetsDefinition]:
             ),
         ],
     )
-    def evaluation(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def evaluation(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:  # type: ignore[type-arg]  # of an asset with checks Dagster takes it without only
         result = pipeline.run(context, "evaluate")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]),

@@ -34,7 +34,7 @@ def unneeded_files(context: dg.OpExecutionContext, pipeline: PipelineResource) -
 
 def _shown_here(instance: dg.DagsterInstance) -> list[str]:
     """Names of the runs and folders that assets were last materialized as."""
-    names = set()
+    names: set[str] = set()
     for key in instance.get_asset_keys():
         event = instance.get_latest_materialization_event(key)
         metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
@@ -43,5 +43,5 @@ def _shown_here(instance: dg.DagsterInstance) -> list[str]:
 
 
 @dg.job(description="List what nothing needs any more, or delete it (see the Launchpad). Nothing that is needed goes.")
-def collect_garbage():
+def collect_garbage() -> None:
     unneeded_files()

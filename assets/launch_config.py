@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import dagster as dg
 import pydantic
@@ -40,7 +40,7 @@ class _Checked(dg.Shape):
         return schema
 
     def __init__(self, name: str, defaults: pydantic.BaseModel) -> None:
-        super().__init__(_fields(type(defaults), defaults.model_dump(mode="json")))
+        super().__init__(_fields(type(defaults), defaults.model_dump(mode="json")))  # type: ignore[no-untyped-call]
         self.name, self.model = name, type(defaults)
 
     def post_process(self, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,5 +97,5 @@ def _choice(values: tuple[str, ...]) -> dg.Enum:
     return dg.Enum("_or_".join(values), [dg.EnumValue(value) for value in values])
 
 
-def _is_section(annotation: Any) -> bool:
+def _is_section(annotation: Any) -> TypeGuard[type[pydantic.BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)

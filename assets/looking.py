@@ -12,7 +12,7 @@ A store (s3://...) tells nothing by stat: the sensor leaves it out, the schedule
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
@@ -44,7 +44,7 @@ class Looked(NamedTuple):
     """Corpora that were not looked at to their end."""
     words: list[str]
     """For people: what is with the corpora that are left for later."""
-    cursor: dict[str, list]
+    cursor: dict[str, list[Any]]
     """Where to go on: the values of a corpus's `Walk`, while it has not ended or the corpus is left alone."""
 
 
@@ -82,7 +82,8 @@ def _last_observed(instance: dg.DagsterInstance, corpus: str) -> tuple[str | Non
     """Version and number of the newest observation of a corpus."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("audio"), asset_partitions=[corpus])
     for record in instance.fetch_observations(wanted, limit=1).records:
-        return record.asset_observation.tags["dagster/data_version"], record.storage_id
+        if record.asset_observation is not None:
+            return record.asset_observation.tags["dagster/data_version"], record.storage_id
     return None, 0
 
 
@@ -100,7 +101,7 @@ def _version_of(error: PipelineError) -> str:
 
 
 def look_at_corpora(
-    settings: Settings, instance: dg.DagsterInstance, cursor: Mapping[str, Sequence], seconds: float = TICK_SECONDS
+    settings: Settings, instance: dg.DagsterInstance, cursor: Mapping[str, Sequence[Any]], seconds: float = TICK_SECONDS
 ) -> Looked:
     """Walk every corpus for its share of the seconds, from where `cursor`, of the tick before, left it."""
     from snac_pipeline.corpus import Seen, Walk, can_be_walked, seen_at_end, walk_on
@@ -137,12 +138,12 @@ def look_at_corpora(
     return looked
 
 
-def schedule(options: AutomationSettings) -> dg.ScheduleDefinition:
-    """`look`: at the hours of `automation.schedule`."""
+def schedule(hours: str, options: AutomationSettings) -> dg.ScheduleDefinition:
+    """`look`: at `hours`, those of `automation.schedule`."""
 
     @dg.schedule(
         job_name=OBSERVING,
-        cron_schedule=options.schedule,
+        cron_schedule=hours,
         execution_timezone=options.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING if options.running else dg.DefaultScheduleStatus.STOPPED,
         description="Looks for changed recordings at the hours of `automation.schedule`; the sensor make_anew does "

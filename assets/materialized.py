@@ -34,7 +34,7 @@ def shown(
 
     The version is left out, Dagster shows it by itself; so is what has no value.
     """
-    metadata = {}
+    metadata: dict[str, dg.MetadataValue] = {}
     for name, value in result.items():
         if value in (None, [], {}) or name in ("version", *hide):
             continue
@@ -76,7 +76,7 @@ def _place(value: dg.MetadataValue) -> int:
 
 def materialize_partitions(
     context: dg.AssetExecutionContext, asset: str, outcomes: Mapping[str, Outcome]
-) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization]:
     """Events for the partitions of one run, each with its own data version.
 
     Dagster gives all partitions of a run one version. So where there are several, its events come first, for what they

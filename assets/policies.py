@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
+from dagster._core.asset_graph_view.entity_subset import EntitySubset
 from dagster._core.definitions.data_version import (
     SKIP_PARTITION_DATA_VERSION_DEPENDENCY_THRESHOLD,
     CachingStaleStatusResolver,
@@ -18,6 +19,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.instigation_logger import InstigationLogger
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
+from assets.presentation import Definition
 from snac_pipeline.files import value_digest
 from snac_pipeline.settings import AutomationSettings, Policy, Settings
 
@@ -28,7 +30,7 @@ MADE_TOGETHER = {"quarantine": "manifest"}
 """An asset that has the policy of another, as one step makes both."""
 
 
-def governed(definitions: Iterable, settings: Settings) -> list:
+def governed(definitions: Iterable[Definition], settings: Settings) -> list[Definition]:
     """The definitions of assets with their policies, and code versions that are of this home: what lies in another one
     is of no use here, so that after a change of `home` everything is stale."""
     home = value_digest(str(settings.home.resolve()))[:8]
@@ -49,10 +51,11 @@ def governed(definitions: Iterable, settings: Settings) -> list:
 
 def policy_of(asset: str, options: AutomationSettings) -> Policy:
     """The policy of an asset that is made here."""
-    return getattr(options.policies, MADE_TOGETHER.get(asset, asset))
+    policy: Policy = getattr(options.policies, MADE_TOGETHER.get(asset, asset))
+    return policy
 
 
-def automatic() -> dg.AutomationCondition:
+def automatic() -> dg.AutomationCondition[dg.AssetKey]:
     """The condition of assets with the policy `auto`.
 
     Blocking checks stop what follows in their own run only; so in the next one the condition has to ask for them.
@@ -99,7 +102,7 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
     def description(self) -> str:
         return "stale or missing, and not tried yet from what there is now"
 
-    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         before = json.loads(context.cursor) if context.cursor else {"states": {}, "tried": {}}
         requested = _names(context.get_previous_requested_subset(context.key))
         tried = before["tried"] | {name: before["states"][name] for name in requested & before["states"].keys()}
@@ -117,7 +120,7 @@ WHOLE = ""
 """Stands for an asset without partitions where others have the names of theirs."""
 
 
-def _states(context: dg.AutomationContext) -> dict[str, str]:
+def _states(context: dg.AutomationContext[dg.AssetKey]) -> dict[str, str]:
     """By partition, for those that are stale or missing: a digest of the code and of the versions it is made from."""
     graph, view, key = context.asset_graph, context.asset_graph_view, context.key
     resolver = CachingStaleStatusResolver(view.instance, graph, view)
@@ -134,7 +137,7 @@ def _states(context: dg.AutomationContext) -> dict[str, str]:
     return states
 
 
-def _untold_changes(context: dg.AutomationContext) -> bool:
+def _untold_changes(context: dg.AutomationContext[dg.AssetKey]) -> bool:
     """Whether something was made since that Dagster does not compare: a hundred partitions and more of an asset, for
     one that has none."""
     graph, instance = context.asset_graph, context.asset_graph_view.instance
@@ -149,19 +152,19 @@ def _untold_changes(context: dg.AutomationContext) -> bool:
     return made is not None and any(event is not None and event.timestamp > made.timestamp for event in newer)
 
 
-def _partitions(context: dg.AutomationContext, key: dg.AssetKey) -> Sequence[str]:
+def _partitions(context: dg.AutomationContext[dg.AssetKey], key: dg.AssetKey) -> Sequence[str]:
     partitions = context.asset_graph.get(key).partitions_def
     return partitions.get_partition_keys() if partitions else [WHOLE]
 
 
-def _names(subset) -> set[str]:
+def _names(subset: EntitySubset[dg.AssetKey] | None) -> set[str]:
     """The partitions of a subset of an asset's; {WHOLE} for an asset without."""
     if subset is None or subset.is_empty:
         return set()
     return set(subset.expensively_compute_partition_keys()) if subset.is_partitioned else {WHOLE}
 
 
-def _subset(context: dg.AutomationContext, names: set[str]):
+def _subset(context: dg.AutomationContext[dg.AssetKey], names: set[str]) -> EntitySubset[dg.AssetKey]:
     if context.partitions_def is None:
         return context.candidate_subset if names else context.get_empty_subset()
     return context.candidate_subset.compute_intersection_with_partition_keys(names)

@@ -8,10 +8,13 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from snac_pipeline.settings import PROJECT, UiSettings
+
+Definition = dg.AssetsDefinition | dg.SourceAsset | dg.AssetChecksDefinition
 
 COLUMNS = {
     "manifest": {
@@ -76,7 +79,7 @@ COLUMNS = {
 """Asset -> column of the parquet files that it is -> type and meaning."""
 
 
-def presented(definitions: Sequence, options: UiSettings) -> list:
+def presented(definitions: Sequence[Definition], options: UiSettings) -> list[Definition]:
     """The same definitions; checks stay as they are."""
     return [
         definition.map_asset_specs(partial(_told, _reference(definition, options), options.owners))
@@ -87,7 +90,7 @@ def presented(definitions: Sequence, options: UiSettings) -> list:
 
 
 def _told(reference: dg.CodeReferencesMetadataValue, owners: list[str], spec: dg.AssetSpec) -> dg.AssetSpec:
-    metadata = {"dagster/code_references": reference}
+    metadata: dict[str, Any] = {"dagster/code_references": reference}
     if columns := COLUMNS.get(spec.key.to_user_string()):
         metadata["dagster/column_schema"] = _schema(columns)
     return spec.merge_attributes(owners=owners, metadata=metadata)
@@ -95,9 +98,11 @@ def _told(reference: dg.CodeReferencesMetadataValue, owners: list[str], spec: dg
 
 def _reference(definition: dg.AssetsDefinition, options: UiSettings) -> dg.CodeReferencesMetadataValue:
     """To the function that makes an asset: on the web, or else in its file, wherever this package is installed."""
-    function = definition.op.compute_fn.decorated_fn
+    compute: Any = definition.op.compute_fn  # what decorators make of a function
+    function = compute.decorated_fn
     function = inspect.getclosurevars(function).nonlocals.get("observe_fn", function)  # of an observed asset
-    file, line = Path(inspect.getsourcefile(function)), inspect.getsourcelines(function)[1]
+    file, line = Path(inspect.getfile(function)), inspect.getsourcelines(function)[1]
+    reference: dg.LocalFileCodeReference | dg.UrlCodeReference
     if options.code_url is None:
         reference = dg.LocalFileCodeReference(file_path=str(file), line_number=line)
     else:

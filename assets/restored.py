@@ -17,7 +17,7 @@ def restored_assets() -> list[dg.AssetsDefinition]:
         description="What the settings' restorer makes of every recording, at 48 kHz: targets for a decoder where the "
         "recordings have no band of their own up there. Only what is new is restored.",
     )
-    def restored_audio(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def restored_audio(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         result = pipeline.run(context, "restore")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result["version"]), metadata=shown(result, paths=["folder"])

@@ -56,7 +56,7 @@ def _asset(
     @dg.asset(
         name=name, deps=list(deps), group_name="tokens", code_version=version, kinds=kinds, description=description
     )
-    def tokens(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+    def tokens(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
         result = pipeline.run(context, "tokens", command)
         pictures = [key for key, value in result.items() if isinstance(value, str) and value.endswith(".png")]
         metadata = shown(result, paths=["folder", "report"], pictures=pictures, tables=["sweep", "table"])

@@ -14,7 +14,8 @@ import dagster as dg
 
 
 @dg.logger(
-    description="Short lines: time, step, what happens. Failures that explain themselves come without a stack trace."
+    config_schema=None,
+    description="Short lines: time, step, what happens. Failures that explain themselves come without a stack trace.",
 )
 def console_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     _tell_where_runs_go()
@@ -79,7 +80,7 @@ def _trace(event: dg.DagsterEvent) -> str:
     return f"\n{error.to_string()}" if error else ""
 
 
-def _check(evaluation) -> str:
+def _check(evaluation: dg.AssetCheckEvaluation) -> str:
     if evaluation.passed:
         return f"check {evaluation.check_name} passed"
     return f"check {evaluation.check_name} did not pass: {evaluation.description or 'see its metadata'}"

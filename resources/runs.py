@@ -63,7 +63,8 @@ def free(instance: dg.DagsterInstance, wanted: list[str]) -> list[OpenRun]:
     for run in freed:
         gone = f"The process of this run ({run.pid}) is gone" if run.pid else "Nobody works at this run any more"
         record = instance.get_run_by_id(run.run_id)
-        instance.report_run_failed(record, f"{gone}: it was marked as failed by `snac-pipeline runs free`.")
+        if record is not None:  # not deleted in the meantime
+            instance.report_run_failed(record, f"{gone}: it was marked as failed by `snac-pipeline runs free`.")
         if instance.event_log_storage.supports_global_concurrency_limits:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return freed
@@ -72,9 +73,10 @@ def free(instance: dg.DagsterInstance, wanted: list[str]) -> list[OpenRun]:
 def _process_of(instance: dg.DagsterInstance, run_id: str) -> tuple[int | None, bool | None]:
     """The process that executes a run, by the last engine event that names one, and whether it lives."""
     for entry in reversed(instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
-        named = entry.dagster_event.engine_event_data.metadata.get("pid")
+        event = entry.dagster_event
+        named = event.engine_event_data.metadata.get("pid") if event else None
         if named is not None:
-            pid = int(named.value)
+            pid = int(str(named.value))
             return pid, _lives(pid, entry.timestamp)
     return None, None
 

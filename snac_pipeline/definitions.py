@@ -8,9 +8,11 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # partitioned observation and backfill policies are "beta"
 
@@ -18,12 +20,14 @@ from assets import all_assets, collect_garbage, failure_notices, looking, polici
 from resources import PipelineResource, console_logger, one_process_executor  # noqa: E402
 from snac_pipeline.errors import PipelineError  # noqa: E402
 from snac_pipeline.settings import Settings, load_settings, settings_path  # noqa: E402
-from snac_pipeline.training.recipe import load_recipe  # noqa: E402
+from snac_pipeline.training.recipe import Recipe, load_recipe  # noqa: E402
 
 CORPUS = ["manifest", "quarantine", "splits"]
 CODES = ["base_codec", "code_cache"]
 TOKENS = ["token_statistics", "token_sequences", "bpe_tokenizer"]
 TRAINING = {"train_phase10": "decoder_24khz", "train_phase11": "decoder_48khz", "train_phase12": "decoder_dual_head"}
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 RESTORING = "Make 48 kHz audio of the recordings that have none yet."
 
@@ -34,7 +38,7 @@ def build_defs(
     """Everything, for one settings file. Raises PipelineError for settings that cannot be used."""
     file = settings_path(settings_file).resolve()
     settings = load_settings(file)
-    recipes = {  # wrong ones are refused now, not hours later
+    recipes: dict[str, Recipe] = {  # wrong ones are refused now, not hours later
         name: load_recipe(decoder.recipe, settings.training.overlay)
         for name, decoder in settings.training.decoders.items()
     }
@@ -45,7 +49,7 @@ def build_defs(
     return dg.Definitions(
         assets=all_assets(settings, recipes),
         jobs=_jobs(settings),
-        schedules=[looking.schedule(options)] if options.schedule is not None else [],
+        schedules=[looking.schedule(options.schedule, options)] if options.schedule is not None else [],
         sensors=[
             *([looking.sensor(options)] if options.watch else []),
             policies.sensor(options),
@@ -62,7 +66,7 @@ def _without_config(resource: PipelineResource) -> dg.ResourceDefinition:
     return dg.ResourceDefinition(lambda _: resource, config_schema={}, description=type(resource).__doc__)
 
 
-def _jobs(settings: Settings) -> list:
+def _jobs(settings: Settings) -> list[Job]:
     decoders = settings.training.decoders
     by_corpus = functools.partial(_job, corpora=list(settings.corpora))
     return [
@@ -92,7 +96,9 @@ def _assets(*keys: str) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*keys)
 
 
-def _job(name: str, selection: dg.AssetSelection, description: str, corpora: Sequence[str] = ()):
+def _job(
+    name: str, selection: dg.AssetSelection, description: str, corpora: Sequence[str] = ()
+) -> UnresolvedAssetJobDefinition:
     """A job. With `corpora` it covers all of these unless told otherwise, so that `dagster job execute` needs no
     partition. That range is in `run_tags`, because `tags` would also join those of a run for which the UI names its own
     corpora, and Dagster refuses that."""
@@ -105,7 +111,7 @@ def _without_traceback(error: PipelineError) -> None:
     """Have Python print this error, should it end the process, as the sentence that it is."""
     before = sys.excepthook
 
-    def print_sentence(kind, value, traceback) -> None:
+    def print_sentence(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
         print(f"Error: {value}", file=sys.stderr) if value is error else before(kind, value, traceback)
 
     sys.excepthook = print_sentence

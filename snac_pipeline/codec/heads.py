@@ -4,17 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snac_pipeline.codec.layers import DecoderBlock, ResidualUnit, Snake, masked, residual_units, transposed_conv
+from snac_pipeline.codec.layers import (
+    DecoderBlock,
+    ResidualUnit,
+    Snake,
+    masked,
+    of_kind,
+    residual_units,
+    transposed_conv,
+)
 from snac_pipeline.codec.spec import Upsampler
 from snac_pipeline.errors import PipelineError
 
 HALF_TAPS = 24
 
+Convolution = nn.Conv1d | nn.ConvTranspose1d
+
 
 def _halfband_taps() -> Tensor:
     offsets = torch.arange(-HALF_TAPS, HALF_TAPS, dtype=torch.float64) + 0.5
     window = torch.special.i0(9.0 * torch.sqrt(1 - (offsets / HALF_TAPS) ** 2))
-    taps = torch.sinc(offsets) * window
+    taps: Tensor = torch.sinc(offsets) * window
     return (taps / taps.sum())[None, None]
 
 
@@ -54,8 +64,8 @@ class DoubleRateHead(nn.Module):
         # Without weight norm, which cannot represent a zero weight.
         last = nn.Conv1d(width, 1, kernel_size=7, padding=3)
         if interpolated:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
         self.branch = nn.Sequential(
             Snake(channels),
             transposed_conv(channels, width, kernel_size=4, stride=2, padding=1, groups=width if grouped else 1),
@@ -71,7 +81,7 @@ class DoubleRateHead(nn.Module):
         x = upsample(masked(first(features_BCT), mask_B1T))
         for unit in units:
             x = unit(x, twice)
-        x = last(masked(second(x), twice).to(last.bias.dtype))
+        x = last(masked(second(x), twice).to(next(last.parameters()).dtype))
         return double_rate(native_B1T) + x if self.interpolated else torch.tanh(x)
 
     @torch.no_grad()
@@ -82,8 +92,8 @@ class DoubleRateHead(nn.Module):
         whose other weights are zero. Only for a `dense` head; raises PipelineError where the block's upsampling has
         another shape than the head's.
         """
-        first, upsample, *units, second, last = self.branch
-        block_snake, block_upsample = block.block[:2]
+        (first, second), [upsample] = of_kind(self.branch, Snake), of_kind(self.branch, nn.ConvTranspose1d)
+        [block_snake], [block_upsample] = of_kind(block.block, Snake), of_kind(block.block, nn.ConvTranspose1d)
         if block_upsample.kernel_size != upsample.kernel_size:
             raise PipelineError(
                 f"a 48 kHz head cannot be copied from this codec: its last decoder block upsamples by "
@@ -93,18 +103,22 @@ class DoubleRateHead(nn.Module):
         first.alpha.copy_(block_snake.alpha[:, :channels])
         # Assigned, since a copy into the weight of a weight-normed conv is lost with the next look at it.
         upsample.weight = block_upsample.weight[:channels].clone()
-        upsample.bias.copy_(block_upsample.bias)
-        sources = [module for module in block.block if isinstance(module, ResidualUnit)]
-        for unit, source in zip(units, sources, strict=True):
-            for ours, theirs in zip(unit.block, source.block, strict=True):
-                if isinstance(ours, Snake):
-                    ours.alpha.copy_(theirs.alpha)
-                else:
-                    ours.weight = _ungrouped(theirs)
-                    ours.bias.copy_(theirs.bias)
+        _copy_bias(upsample, block_upsample)
+        for unit, source in zip(of_kind(self.branch, ResidualUnit), of_kind(block.block, ResidualUnit), strict=True):
+            for ours, theirs in zip(of_kind(unit.block, Snake), of_kind(source.block, Snake), strict=True):
+                ours.alpha.copy_(theirs.alpha)
+            for taken, given in zip(of_kind(unit.block, nn.Conv1d), of_kind(source.block, nn.Conv1d), strict=True):
+                taken.weight = _ungrouped(given)
+                _copy_bias(taken, given)
         second.alpha.copy_(snake.alpha)
+        [last] = of_kind(self.branch, nn.Conv1d)
         last.weight.copy_(conv.weight)
-        last.bias.copy_(conv.bias)
+        _copy_bias(last, conv)
+
+
+def _copy_bias(ours: Convolution, theirs: Convolution) -> None:
+    if ours.bias is not None and theirs.bias is not None:
+        ours.bias.copy_(theirs.bias)
 
 
 def _ungrouped(conv: nn.Conv1d) -> Tensor:

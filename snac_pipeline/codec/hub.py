@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -21,6 +22,9 @@ from torch import nn
 
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import atomic_folder, write_json
+
+if TYPE_CHECKING:
+    from snac_pipeline.codec.model import SNAC
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -114,7 +118,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         if (folder / SAFETENSORS).exists():
             return safetensors.torch.load_file(folder / SAFETENSORS)
         if (folder / PICKLE).exists():
-            return torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+            state: dict[str, torch.Tensor] = torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+            return state
     except pickle.UnpicklingError as error:
         # torch's message is a page about loading the file with code, which nobody should be led to.
         raise PipelineError(
@@ -128,8 +133,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     raise PipelineError(f"{folder} holds neither {SAFETENSORS} nor {PICKLE}")
 
 
-def save(model: nn.Module, folder: Path) -> Path:
-    """Write `model` (with a .spec) as a codec folder, in place of the codec that is there.
+def save(model: "SNAC", folder: Path) -> Path:
+    """Write `model` as a codec folder, in place of the codec that is there.
 
     Raises PipelineError for a folder with anything else in it, which replacing the folder would remove.
     """
@@ -141,7 +146,7 @@ def save(model: nn.Module, folder: Path) -> Path:
     return folder
 
 
-def write_codec(model: nn.Module, folder: Path, *, pickled: bool = False) -> None:
+def write_codec(model: "SNAC", folder: Path, *, pickled: bool = False) -> None:
     """Write config.json and model.safetensors into `folder`, and with `pickled` pytorch_model.bin, which is all that
     the PyPI package reads."""
     write_json(folder / "config.json", model.spec.to_dict())
@@ -163,7 +168,9 @@ def push(folder: Path, name: str, message: str, *, private: bool = False) -> str
     try:
         repository = hub.create_repo(name, exist_ok=True, private=private or None).repo_id
         gone = CODEC_FILES & set(hub.list_repo_files(repository)) - {file.name for file in files}
-        operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files
+        ]
         operations += [CommitOperationDelete(path_in_repo=name) for name in sorted(gone)]
         return hub.create_commit(repository, operations, commit_message=message).commit_url
     except HFValidationError as error:
@@ -189,5 +196,5 @@ def weights_digest(state: dict[str, torch.Tensor], prefixes: tuple[str, ...] = (
     for key in sorted(k for k in state if k.startswith(prefixes)):
         tensor = state[key].detach().cpu().contiguous()
         hasher.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

@@ -10,7 +10,7 @@ inside torch.compile the plain functions, which it fuses with what is around the
 import functools
 import logging
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,19 @@ DEPTHWISE_TAPS = 7
 DILATIONS = (1, 3, 9)
 
 
-def gpu_kernels(x: Tensor) -> ModuleType | None:
+class GpuKernels(Protocol):
+    """What is used of the module triton_kernels."""
+
+    def snake(self, x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor: ...
+    def snake_gradients(self, x_BCT: Tensor, alpha_1C1: Tensor, grad_BCT: Tensor) -> tuple[Tensor, Tensor]: ...
+    def depthwise(self, dilation: int, x_BCT: Tensor, weight_C1K: Tensor, bias_C: Tensor) -> Tensor: ...
+    def depthwise_gradients(
+        self, dilation: int, x_BCT: Tensor, weight_C1K: Tensor, grad_BCT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def nearest(self, vectors_ND: Tensor, codebook_VD: Tensor) -> Tensor: ...
+
+
+def gpu_kernels(x: Tensor) -> GpuKernels | None:
     """The module triton_kernels where its kernels are for x: on a GPU, at most float32, not while torch.compile looks
     on, which writes its own."""
     if not x.is_cuda or x.dtype == torch.float64 or torch.compiler.is_compiling():
@@ -34,7 +46,7 @@ def gpu_kernels(x: Tensor) -> ModuleType | None:
 
 
 @functools.cache
-def _triton_kernels() -> ModuleType | None:
+def _triton_kernels() -> GpuKernels | None:
     try:
         from snac_pipeline.codec import triton_kernels
     except ImportError:  # torch for other GPUs comes without Triton
@@ -80,16 +92,18 @@ class SnakeFunction(torch.autograd.Function):
     @staticmethod
     def forward(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
         # Detached, since torch.compile specialises on the shapes of parameters.
-        return kernels["snake"](x_BCT, alpha_1C1.detach())
+        out: Tensor = kernels["snake"](x_BCT, alpha_1C1.detach())
+        return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_BCT: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
-        return kernels["snake_gradients"](x, alpha.detach(), grad_BCT)
+        gradients: tuple[Tensor, Tensor] = kernels["snake_gradients"](x, alpha.detach(), grad_BCT)
+        return gradients
 
 
 def depthwise(dilation: int, x_BCT: Tensor, weight_C1K: Tensor, bias_C: Tensor) -> Tensor:
@@ -124,21 +138,22 @@ class DepthwiseFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(x_BCT: Tensor, weight_C1K: Tensor, bias_C: Tensor, dilation: int) -> Tensor:
-        return kernels[f"depthwise_{dilation}"](x_BCT, weight_C1K.detach(), bias_C.detach())
+        out: Tensor = kernels[f"depthwise_{dilation}"](x_BCT, weight_C1K.detach(), bias_C.detach())
+        return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         x, weight, _, ctx.dilation = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx, grad_BCT: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_BCT: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         return *kernels[f"depthwise_{ctx.dilation}_gradients"](x, weight.detach(), grad_BCT.contiguous()), None
 
 
-def _eager() -> dict[str, Callable]:
-    table: dict[str, Callable] = {"snake": snake, "snake_gradients": snake_gradients}
+def _eager() -> dict[str, Callable[..., Any]]:
+    table: dict[str, Callable[..., Any]] = {"snake": snake, "snake_gradients": snake_gradients}
     for dilation in DILATIONS:
         table[f"depthwise_{dilation}"] = functools.partial(depthwise, dilation)
         table[f"depthwise_{dilation}_gradients"] = functools.partial(depthwise_gradients, dilation)
@@ -178,7 +193,7 @@ def eager_kernels() -> None:
 
 
 @functools.cache
-def _compiled() -> dict[str, Callable]:
+def _compiled() -> dict[str, Callable[..., Any]]:
     compiled = {name: torch.compile(kernel, dynamic=True) for name, kernel in _eager().items()}
     x, alpha, weight, bias = torch.zeros(2, 3, 65), torch.ones(1, 3, 1), torch.zeros(3, 1, 7), torch.zeros(3)
     for name, kernel in compiled.items():

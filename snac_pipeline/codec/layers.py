@@ -7,6 +7,8 @@ Axes: B batch, C channels, T samples or latents, W windows, H heads, N positions
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +21,21 @@ from snac_pipeline.codec.noise import Noise
 
 ATTENTION_HEAD_DIM = 64
 
+Kind = TypeVar("Kind", bound=nn.Module)
 
-def conv(in_channels: int, out_channels: int, *, groups: int = 1, **options) -> nn.Conv1d:
-    """Weight-normalised Conv1d."""
+
+def conv(in_channels: int, out_channels: int, *, groups: int = 1, **options: Any) -> nn.Conv1d:
+    """Weight-normalised Conv1d, with its options."""
     kind = DepthwiseConv if groups == in_channels == out_channels > 1 else Conv
-    return weight_norm(kind(in_channels, out_channels, groups=groups, **options))
+    normalised: nn.Conv1d = weight_norm(kind(in_channels, out_channels, groups=groups, **options))
+    return normalised
 
 
-def transposed_conv(*args, **kwargs) -> nn.ConvTranspose1d:
-    """Weight-normalised ConvTranspose1d; its gain is per input channel, as in the published weights."""
-    return weight_norm(TransposedConv(*args, **kwargs))
+def transposed_conv(in_channels: int, out_channels: int, **options: Any) -> nn.ConvTranspose1d:
+    """Weight-normalised ConvTranspose1d, with its options; its gain is per input channel, as in the published
+    weights."""
+    normalised: nn.ConvTranspose1d = weight_norm(TransposedConv(in_channels, out_channels, **options))
+    return normalised
 
 
 class Conv(nn.Conv1d):
@@ -36,25 +43,27 @@ class Conv(nn.Conv1d):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x_BCT.dtype)
-        return self._conv_forward(x_BCT, self.weight.to(x_BCT.dtype), bias)
+        out: Tensor = self._conv_forward(x_BCT, self.weight.to(x_BCT.dtype), bias)
+        return out
 
 
 class TransposedConv(nn.ConvTranspose1d):
     """ConvTranspose1d in its input's type."""
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x_BCT.dtype), self.bias.to(x_BCT.dtype)
-        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-        return F.conv_transpose1d(x_BCT, weight, bias, *options)
+    def forward(self, x_BCT: Tensor) -> Tensor:  # type: ignore[override]  # nothing here chooses an output size
+        bias = None if self.bias is None else self.bias.to(x_BCT.dtype)
+        options: tuple[Any, ...] = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose1d(x_BCT, self.weight.to(x_BCT.dtype), bias, *options)
 
 
 class DepthwiseConv(Conv):
     """Conv with one filter per channel, trained through the fused kernel where there is one."""
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        if kernels.fused and torch.is_grad_enabled():
+        if kernels.fused and torch.is_grad_enabled() and self.bias is not None:
             weight, bias = self.weight.to(x_BCT.dtype), self.bias.to(x_BCT.dtype)
-            return kernels.DepthwiseFunction.apply(x_BCT, weight, bias, self.dilation[0])
+            out: Tensor = kernels.DepthwiseFunction.apply(x_BCT, weight, bias, self.dilation[0])
+            return out
         return super().forward(x_BCT)
 
 
@@ -67,8 +76,14 @@ class Snake(nn.Module):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
-            return kernels.SnakeFunction.apply(x_BCT, self.alpha)
+            out: Tensor = kernels.SnakeFunction.apply(x_BCT, self.alpha)
+            return out
         return kernels.snake_without_gradients(x_BCT, self.alpha)
+
+
+def of_kind(modules: Iterable[nn.Module], kind: type[Kind]) -> list[Kind]:
+    """Those of `modules`, in a row, that are of one kind; a row itself does not tell the types of what is in it."""
+    return [module for module in modules if isinstance(module, kind)]
 
 
 def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:
@@ -90,7 +105,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
         first, dilated, second, pointwise = self.block
-        return x_BCT + pointwise(second(dilated(masked(first(x_BCT), mask_B1T))))
+        residual: Tensor = pointwise(second(dilated(masked(first(x_BCT), mask_B1T))))
+        return x_BCT + residual
 
 
 def residual_units(channels: int, depthwise: bool) -> list[ResidualUnit]:
@@ -111,7 +127,8 @@ class EncoderBlock(nn.Module):
         )
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        return self.block(x_BCT)
+        out: Tensor = self.block(x_BCT)
+        return out
 
 
 class NoiseBlock(nn.Module):
@@ -130,6 +147,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, channels: int, stride: int, noise: bool, depthwise: bool):
         super().__init__()
+        self.stride = stride
         upsample = transposed_conv(
             channels,
             channels // 2,
@@ -165,6 +183,8 @@ class DecoderBlock(nn.Module):
 
 class RotaryPositions(nn.Module):
     """Angles of rotary position embedding inside one window (Su et al., 2021)."""
+
+    inv_freq: Tensor
 
     def __init__(self, dim: int):
         super().__init__()

@@ -7,6 +7,7 @@ rate. Axes: B batch, C channels, T samples, L latents, K levels.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,8 @@ class Encoder(nn.Module):
         self.block = nn.Sequential(*layers)
 
     def forward(self, audio_B1T: Tensor) -> Tensor:
-        return self.block(audio_B1T)
+        latents: Tensor = self.block(audio_B1T)
+        return latents
 
 
 class Ends:
@@ -61,12 +63,12 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: CodecSpec):
         super().__init__()
-        width = spec.decoder_dim
+        latent, width = spec.latent_width, spec.decoder_dim
+        layers: list[nn.Module]
         if spec.depthwise:
-            latent = spec.latent_dim
             layers = [conv(latent, latent, kernel_size=7, padding=3, groups=latent), conv(latent, width, kernel_size=1)]
         else:
-            layers = [conv(spec.latent_dim, width, kernel_size=7, padding=3)]
+            layers = [conv(latent, width, kernel_size=7, padding=3)]
         if spec.attn_window_size is not None:
             layers.append(LocalAttention(width, spec.attn_window_size))
         for rate in spec.decoder_rates:
@@ -84,9 +86,8 @@ class Decoder(nn.Module):
         for module in self.trunk:
             if isinstance(module, DecoderBlock):
                 before = ends.mask(x, samples_per_latent)
-                stride = module.block[1].stride[0]
-                samples_per_latent *= stride
-                after = ends.mask(x, samples_per_latent, stride)
+                samples_per_latent *= module.stride
+                after = ends.mask(x, samples_per_latent, module.stride)
                 x = module(x, noise, index, samples_per_latent, (before, after))
                 index += 1
             else:
@@ -97,7 +98,8 @@ class Decoder(nn.Module):
         """The published head (Snake, conv, tanh): features -> (B, 1, T), in the parameters' type: bfloat16 has too few
         digits for a waveform."""
         snake, last, squash = self.model[-3:]
-        return squash(last(masked(snake(features_BCT), mask_B1T).to(last.bias.dtype)))
+        audio: Tensor = squash(last(masked(snake(features_BCT), mask_B1T).to(next(last.parameters()).dtype)))
+        return audio
 
     @property
     def trunk(self) -> nn.Sequential:
@@ -112,7 +114,7 @@ class SNAC(nn.Module):
     fields of config.json as keywords.
     """
 
-    def __init__(self, spec: CodecSpec | None = None, **config):
+    def __init__(self, spec: CodecSpec | None = None, **config: Any):
         super().__init__()
         self.spec = spec or CodecSpec.from_dict(config)
         for name in (
@@ -134,12 +136,12 @@ class SNAC(nn.Module):
     # ---- loading and saving ------------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(cls, config: str | Path | dict) -> "SNAC":
+    def from_config(cls, config: str | Path | dict[str, Any]) -> "SNAC":
         """A randomly initialised codec from a config.json (path) or its content (dict)."""
         return cls(CodecSpec.from_dict(config) if isinstance(config, dict) else CodecSpec.from_file(config))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options) -> "SNAC":
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "SNAC":
         """Load a codec, in eval mode, from a folder or a Hugging Face hub id; options as in `hub.resolve`.
 
         Raises PipelineError in one sentence when the source does not exist, cannot be reached, or its weights do not
@@ -159,7 +161,7 @@ class SNAC(nn.Module):
     def preprocess(self, audio_B1T: Tensor) -> Tensor:
         """Zero-pad at the right to whole units of coarse frames. Raises PipelineError for what is no (B, 1, T) audio in
         the codec's type."""
-        check_audio(audio_B1T, self.encoder.block[0].bias.dtype)
+        check_audio(audio_B1T, next(self.encoder.parameters()).dtype)
         length = audio_B1T.shape[-1]
         return F.pad(audio_B1T, (0, self.spec.padded_length(length) - length))
 
@@ -173,7 +175,8 @@ class SNAC(nn.Module):
 
     def quantize(self, audio_B1T: Tensor, rounded: bool = True) -> Quantized:
         """`encode` with the quantized latents and what training from scratch needs."""
-        return self.quantizer(self.encoder(self.preprocess(audio_B1T)), rounded)
+        quantized: Quantized = self.quantizer(self.encoder(self.preprocess(audio_B1T)), rounded)
+        return quantized
 
     # ---- codes -> audio ----------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def _without_weight_norm(model: SNAC) -> SNAC:
 
 def _export(
     module: nn.Module,
-    inputs: tuple,
+    inputs: tuple[Any, ...],
     shapes: dict[str, Any],
     names: tuple[list[str], list[str]],
     file: Path,
@@ -162,6 +162,7 @@ def _export(
             module.eval(), inputs, dynamo=True, dynamic_shapes=shapes, input_names=names[0], output_names=names[1],
             verbose=False,
         )  # fmt: skip
+    assert program is not None  # with `dynamo` there always is one
     with atomic_file(file) as temporary:
         program.save(temporary)
         found = difference(onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"]))

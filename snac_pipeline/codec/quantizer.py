@@ -4,6 +4,7 @@ Every level sees the residual of the coarser ones, averaged over its stride; the
 l2-normalised vectors in a small space and given back un-normalised.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from snac_pipeline.codec.kernels import gpu_kernels
-from snac_pipeline.codec.layers import conv
+from snac_pipeline.codec.layers import conv, of_kind
 from snac_pipeline.codec.spec import CodecSpec
 
 
@@ -43,7 +44,8 @@ class VectorQuantizer(nn.Module):
         """(B, C, L) -> (B, codebook_dim, L / stride)."""
         if self.stride > 1:
             residual_BCL = F.avg_pool1d(residual_BCL, self.stride, self.stride)
-        return self.in_proj(residual_BCL)
+        projected: Tensor = self.in_proj(residual_BCL)
+        return projected
 
     def nearest(self, projected_BDT: Tensor) -> Tensor:
         """Codes (B, T) of the codebook rows nearest in angle to each vector."""
@@ -59,11 +61,12 @@ class VectorQuantizer(nn.Module):
 
     def lookup(self, codes_BT: Tensor) -> Tensor:
         """Codebook vectors (B, codebook_dim, T) of codes (B, T)."""
-        return self.codebook(codes_BT).transpose(1, 2)
+        vectors: Tensor = self.codebook(codes_BT)
+        return vectors.transpose(1, 2)
 
     def expand(self, vectors_BDT: Tensor) -> Tensor:
         """Code-space vectors back to latents: (B, codebook_dim, T) -> (B, C, T * stride)."""
-        latents = self.out_proj(vectors_BDT)
+        latents: Tensor = self.out_proj(vectors_BDT)
         return latents.repeat_interleave(self.stride, dim=-1) if self.stride > 1 else latents
 
 
@@ -73,16 +76,21 @@ class ResidualQuantizer(nn.Module):
     def __init__(self, spec: CodecSpec):
         super().__init__()
         self.quantizers = nn.ModuleList(
-            VectorQuantizer(spec.latent_dim, spec.codebook_size, spec.codebook_dim, stride)
+            VectorQuantizer(spec.latent_width, spec.codebook_size, spec.codebook_dim, stride)
             for stride in spec.vq_strides
         )
+
+    @property
+    def levels(self) -> list[VectorQuantizer]:
+        """One quantizer for each level."""
+        return of_kind(self.quantizers, VectorQuantizer)
 
     def forward(self, latents_BCL: Tensor, rounded: bool = True) -> Quantized:
         """Quantize latents (B, C, L). With `rounded` False they pass the code spaces unrounded, as at the beginning of
         training from scratch; `codes` and `chosen` are then what rounding would have taken."""
         residual, total = latents_BCL, torch.zeros_like(latents_BCL)
         codes, projected, chosen = [], [], []
-        for quantizer in self.quantizers:
+        for quantizer in self.levels:
             vectors = quantizer.project(residual)
             indices = quantizer.nearest(vectors)
             nearest = quantizer.lookup(indices)
@@ -97,7 +105,5 @@ class ResidualQuantizer(nn.Module):
 
     def from_codes(self, codes: list[Tensor]) -> Tensor:
         """Latents (B, C, L) of codes, one (B, L / stride) tensor per level."""
-        total = 0.0
-        for quantizer, level in zip(self.quantizers, codes, strict=True):
-            total = total + quantizer.expand(quantizer.lookup(level))
-        return total
+        latents = (q.expand(q.lookup(level)) for q, level in zip(self.levels, codes, strict=True))
+        return functools.reduce(torch.add, latents)

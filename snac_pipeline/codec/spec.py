@@ -54,7 +54,7 @@ class CodecSpec:
         for name in ("encoder_rates", "decoder_rates", "vq_strides", "output_rates"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_types()
-        width = self.encoder_dim * 2 ** len(self.encoder_rates)
+        width = self.latent_width
         if self.latent_dim is None:
             object.__setattr__(self, "latent_dim", width)
         if not self.output_rates:
@@ -80,7 +80,7 @@ class CodecSpec:
             "once by 2 for every decoder rate and for a double-rate head",
         )
         if self.attn_window_size is not None:
-            widths = (self.latent_dim, self.decoder_dim)
+            widths = (width, self.decoder_dim)
             self._require(all(w % 64 == 0 for w in widths), f"widths {widths} must be multiples of 64 for attention")
 
     def _check_types(self) -> None:
@@ -166,6 +166,12 @@ class CodecSpec:
         return max(self.output_rates) > self.sampling_rate
 
     # ---- sizes -------------------------------------------------------------------------------------------------
+
+    @property
+    def latent_width(self) -> int:
+        """Channels of a latent; what latent_dim is, said or not."""
+        width: int = self.encoder_dim * 2 ** len(self.encoder_rates)
+        return width
 
     @functools.cached_property
     def hop_length(self) -> int:

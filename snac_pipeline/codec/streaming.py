@@ -177,7 +177,7 @@ def _cut(blocks: Iterable[Tensor], limit: int | None) -> Iterator[Tensor]:
 class _Arriving:
     """A signal, along the last axis, of which the beginning is forgotten while the end still comes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.blocks: list[Tensor] = []
         self.start = self.end = 0
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from snac_pipeline.codec import SNAC, CodecSpec
-from snac_pipeline.codec.quantizer import Quantized, VectorQuantizer
+from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.codec.streaming import stretches
 from snac_pipeline.codes.encode import Recording, recordings
 from snac_pipeline.codes.parts import (
@@ -196,9 +196,8 @@ def _excess(model: SNAC, again: Quantized, cached: Sequence[np.ndarray]) -> list
     """
     levels = []
     for quantizer, codes, vectors, tokens in zip(
-        model.quantizer.quantizers, again.codes, again.projected, cached, strict=True
+        model.quantizer.levels, again.codes, again.projected, cached, strict=True
     ):
-        assert isinstance(quantizer, VectorQuantizer)
         if tokens.max() >= len(quantizer.codebook.weight):  # no code at all
             levels.append(np.full(len(tokens), np.inf))
             continue

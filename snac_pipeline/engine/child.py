@@ -60,7 +60,7 @@ def run_child(
     on_event: Callable[[Event], None],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike | None = None,
+    cwd: str | os.PathLike[str] | None = None,
     on_text: Callable[[str], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
 ) -> Event:
@@ -92,7 +92,8 @@ def run_child(
         raise
     finally:
         for pipe in (child.stdout, child.stderr):
-            pipe.close()
+            if pipe is not None:
+                pipe.close()
     return _outcome(argv, child.returncode, listener, oom_kills)
 
 
@@ -121,11 +122,13 @@ class _Listener:
         self.last_word: Event | None = None
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
 
-    def pipes(self, child: subprocess.Popen) -> list["_Lines"]:
+    def pipes(self, child: subprocess.Popen[bytes]) -> list["_Lines"]:
         """The child's two pipes; reading them never blocks."""
-        for pipe in (child.stdout, child.stderr):
-            os.set_blocking(pipe.fileno(), False)
-        return [_Lines(child.stdout, self.on_stdout), _Lines(child.stderr, self.on_stderr)]
+        heard = ((child.stdout, self.on_stdout), (child.stderr, self.on_stderr))
+        pipes = [_Lines(pipe, handle) for pipe, handle in heard if pipe is not None]
+        for lines in pipes:
+            os.set_blocking(lines.pipe.fileno(), False)
+        return pipes
 
     def on_stdout(self, line: str) -> None:
         event = _parse(line)
@@ -153,7 +156,7 @@ def _to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _listen(child: subprocess.Popen, family: "_Family", listener: _Listener) -> None:
+def _listen(child: subprocess.Popen[bytes], family: "_Family", listener: _Listener) -> None:
     """Until the child has ended and both pipes are empty. What outlives the child is killed: it may hold the pipes."""
     with selectors.DefaultSelector() as selector:
         for lines in listener.pipes(child):
@@ -192,7 +195,7 @@ class _Lines:
             return False
 
 
-def _end(child: subprocess.Popen, family: "_Family", listener: _Listener, grace_seconds: float) -> None:
+def _end(child: subprocess.Popen[bytes], family: "_Family", listener: _Listener, grace_seconds: float) -> None:
     """SIGTERM to the child alone, which knows how to end its own; after the grace, SIGKILL to all that is left."""
     listener.on_event = lambda event: None  # it may be what raised
     pipes = listener.pipes(child)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from snac_pipeline.engine.attempts import Beat, Done, Failed, Part, Queue, Work, attempt
 from snac_pipeline.engine.child import die_with_parent
@@ -34,15 +34,24 @@ GRACE_SECONDS = 5.0
 _spawn = multiprocessing.get_context("spawn")
 
 
+Task = tuple[int, Part]
+
+
+class Worker(NamedTuple):
+    """A process, and our end of the pipe to it."""
+
+    process: BaseProcess
+    pipe: Connection
+
+
 @dataclass
 class Place:
-    """One worker's place: its device, and the process that works there at the moment."""
+    """One worker's place: its device, and the worker that is there at the moment."""
 
     device: str
     failed_starts: int = 0
-    process: BaseProcess | None = None
-    pipe: Connection | None = None
-    task: tuple[int, Part] | None = None
+    worker: Worker | None = None
+    task: Task | None = None
     ready: bool = False
     deadline: float = 0.0
     """When a worker that has said nothing is taken for hung."""
@@ -79,84 +88,90 @@ class LocalPool:
 
     def close(self) -> None:
         """Idle workers end as their pipe closes, the others as they are asked to; after the grace all are killed."""
-        running = [place for place in self.places.values() if place.process is not None]
+        running = [(place, place.worker) for place in self.places.values() if place.worker is not None]
         try:
-            for place in running:
-                place.pipe.close()
+            for place, worker in running:
+                worker.pipe.close()
                 if place.task is not None:
-                    place.process.terminate()
+                    worker.process.terminate()
             deadline = time.monotonic() + GRACE_SECONDS
-            for place in running:
-                place.process.join(max(0.0, deadline - time.monotonic()))
+            for _, worker in running:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for place in running:
+            for place, _ in running:
                 _kill(place)
 
     def _hand_out(self) -> None:
         for index, place in self.places.items():
             if place.task is None and (task := self.queue.take(index, alone=len(self.places) == 1)):
-                if place.process is None:
-                    self._start(place)
+                worker = place.worker or self._start(place)
                 place.task = task
                 if place.ready:
-                    self._send(place)
+                    self._send(place, worker, task)
 
-    def _send(self, place: Place) -> None:
+    def _send(self, place: Place, worker: Worker, task: Task) -> None:
         """Only to a worker that waits for it: the pipe is smaller than a part."""
         place.deadline = time.monotonic() + self.hang_seconds
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: `_listen` hears of it
-            place.pipe.send(place.task[1])
+            worker.pipe.send(task[1])
 
-    def _start(self, place: Place) -> None:
-        place.pipe, theirs = _spawn.Pipe()
+    def _start(self, place: Place) -> Worker:
+        ours, theirs = _spawn.Pipe()
         arguments = (theirs, self.work, self.prepare, place.device, os.getpid())
         # Not a daemon: it has processes of its own, which read ahead.
-        place.process = _spawn.Process(target=_worker, args=arguments, name=f"worker on {place.device}")
+        process = _spawn.Process(target=_worker, args=arguments, name=f"worker on {place.device}")
+        worker = place.worker = Worker(process, ours)
         place.ready, place.deadline = False, time.monotonic() + START_SECONDS
         with _interrupts_held():
-            place.process.start()
+            process.start()
         theirs.close()
+        return worker
 
     def _listen(self) -> None:
         """Until somebody says something, dies, or has been silent for too long."""
-        busy = {place.pipe: index for index, place in self.places.items() if place.task is not None}
-        patience = min(self.places[index].deadline for index in busy.values()) - time.monotonic()
-        for pipe in wait(list(busy), max(0.0, patience)):
-            self._hear(busy[pipe])
+        busy = [
+            (index, place.worker, place.task)
+            for index, place in self.places.items()
+            if place.worker is not None and place.task is not None
+        ]
+        patience = min(self.places[index].deadline for index, *_ in busy) - time.monotonic()
+        heard = wait([worker.pipe for _, worker, _ in busy], max(0.0, patience))
+        for index, worker, task in busy:
+            if worker.pipe in heard:
+                self._hear(index, worker, task)
         now = time.monotonic()
-        for index in busy.values():
+        for index, worker, task in busy:
             place = self.places.get(index)
-            if place is not None and place.task is not None and now > place.deadline and not place.pipe.poll():
+            if place is not None and place.task is not None and now > place.deadline and not worker.pipe.poll():
                 limit = self.hang_seconds if place.ready else START_SECONDS
-                self._fail(index, f"its worker process hung: it said nothing for {limit:g} s")
+                self._fail(index, task, f"its worker process hung: it said nothing for {limit:g} s")
 
-    def _hear(self, index: int) -> None:
-        place = self.places[index]
+    def _hear(self, index: int, worker: Worker, task: Task) -> None:
+        place, (number, _) = self.places[index], task
         try:
-            kind, value = place.pipe.recv()
+            kind, value = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
-            place.process.join(GRACE_SECONDS)
-            self._fail(index, _end_of(place.process.exitcode, self.oom_kills))
+            worker.process.join(GRACE_SECONDS)
+            self._fail(index, task, _end_of(worker.process.exitcode, self.oom_kills))
             return
-        number, _ = place.task
         place.deadline = time.monotonic() + self.hang_seconds
         if kind == "ready":
             place.ready, place.failed_starts = True, 0
-            self._send(place)
+            self._send(place, worker, task)
         elif kind == "beat":
             self.events.append(Beat(number, value))
         elif kind == "done":
             place.task = None
             self.events.append(Done(number, value))
         elif kind == "failed":
-            self._fail(index, value)
+            self._fail(index, task, value)
         else:
             raise PipelineError(value)
 
-    def _fail(self, index: int, reason: str) -> None:
+    def _fail(self, index: int, task: Task, reason: str) -> None:
         """The attempt at this place failed; so may the whole process be wrong (a CUDA error stays): it goes."""
-        place = self.places[index]
-        (number, part), ready = place.task, place.ready
+        place, (number, part) = self.places[index], task
+        ready = place.ready
         _kill(place)
         if ready:
             self.events.append(Failed(number, reason, index))
@@ -172,10 +187,11 @@ class LocalPool:
 
 
 def _kill(place: Place) -> None:
-    place.pipe.close()
-    place.process.kill()
-    place.process.join()
-    place.process = place.pipe = place.task = None
+    if place.worker is not None:
+        place.worker.pipe.close()
+        place.worker.process.kill()
+        place.worker.process.join()
+    place.worker = place.task = None
     place.ready = False
 
 
@@ -243,7 +259,9 @@ class InlinePool:
 
     def next(self) -> Beat | Done | Failed:
         if self.running is None:
-            self.number, part = self.queue.take(0, alone=True)
+            task = self.queue.take(0, alone=True)
+            assert task is not None  # one waits for no more than was submitted
+            self.number, part = task
             self.running = attempt(self.work, part, self.device)
         kind, value = next(self.running)
         if kind == "beat":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snac_pipeline.engine.attempts import Beat, Done, Failed, Part, Queue, Work, attempt
-from snac_pipeline.engine.local import START_SECONDS, STARTS
+from snac_pipeline.engine.local import START_SECONDS, STARTS, Task
 from snac_pipeline.errors import PipelineError
 
 
@@ -68,7 +68,7 @@ class _Place:
     actor: Any = None
     process: tuple[str, int] | None = None
     """Ray's id of the actor's machine, and its process there; known once it is ready."""
-    task: tuple[int, Part] | None = None
+    task: Task | None = None
     messages: Any = None
     deadline: float = 0.0
 
@@ -116,26 +116,25 @@ class RayPool:
         return actor.remote(self.work, self.prepare, device)
 
     def _listen(self) -> None:
-        busy = {place.messages: index for index, place in self.places.items() if place.task is not None}
-        patience = min(self.places[index].deadline for index in busy.values()) - time.monotonic()
+        busy = {place.messages: (index, place.task) for index, place in self.places.items() if place.task is not None}
+        patience = min(self.places[index].deadline for index, _ in busy.values()) - time.monotonic()
         heard, _ = self.ray.wait(list(busy), timeout=max(0.0, patience))
         for messages in heard:
-            self._hear(busy[messages])
+            self._hear(*busy[messages])
         now = time.monotonic()
-        for messages, index in busy.items():
+        for messages, (index, task) in busy.items():
             place = self.places.get(index)
             if place is not None and messages not in heard and now > place.deadline:
                 limit = self.hang_seconds if place.process else START_SECONDS
-                self._fail(index, f"its actor hung: it said nothing for {limit:g} s")
+                self._fail(index, task, f"its actor hung: it said nothing for {limit:g} s")
 
-    def _hear(self, index: int) -> None:
-        place = self.places[index]
+    def _hear(self, index: int, task: Task) -> None:
+        place, (number, _) = self.places[index], task
         try:
             kind, value = self.ray.get(next(place.messages))
         except self.ray.exceptions.RayError as error:
-            self._fail(index, f"its actor died: {_first_line(error)}")
+            self._fail(index, task, f"its actor died: {_first_line(error)}")
             return
-        number, _ = place.task
         place.deadline = time.monotonic() + self.hang_seconds
         if kind == "ready":
             place.process, place.failed_starts = value, 0
@@ -145,13 +144,13 @@ class RayPool:
             place.task = place.messages = None
             self.events.append(Done(number, value))
         elif kind == "failed":
-            self._fail(index, value)
+            self._fail(index, task, value)
         else:
             raise PipelineError(value)
 
-    def _fail(self, index: int, reason: str) -> None:
-        place = self.places[index]
-        (number, part), ready = place.task, place.process is not None
+    def _fail(self, index: int, task: Task, reason: str) -> None:
+        place, (number, part) = self.places[index], task
+        ready = place.process is not None
         self._kill(place)
         if ready:
             self.events.append(Failed(number, reason, index))

@@ -6,6 +6,7 @@ of all figures, and of all utterances together.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -114,7 +115,7 @@ SCHEMA = {
 }
 
 
-def _row(level: int, count_per_code: np.ndarray, tokens_per_second: float) -> dict:
+def _row(level: int, count_per_code: np.ndarray, tokens_per_second: float) -> dict[str, Any]:
     total = int(count_per_code.sum())
     entropy = _entropy(count_per_code) if total else None
     return {

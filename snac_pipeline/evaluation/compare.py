@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec, double_rate
+from snac_pipeline.codec.noise import NoiseMode
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.corpus.decoding import open_stream
 from snac_pipeline.errors import PipelineError
@@ -99,7 +100,7 @@ def interpolated(audio_T: np.ndarray) -> np.ndarray:
 def with_baselines(contestants: Sequence[Contestant]) -> list[Contestant]:
     """The contestants with the base (the first) resampled to every other rate that is heard, before its first use."""
     base = contestants[0]
-    complete = []
+    complete: list[Contestant] = []
     for contestant in contestants:
         rate, rates = contestant.output_rate, {known.output_rate for known in complete}
         if rate != base.output_rate and rate not in rates and contestant.name != resampled_name(base.name, rate):
@@ -125,7 +126,7 @@ class Stage:
         contestants: Sequence[Contestant],
         *,
         device: str = "cpu",
-        noise: str = "seeded",
+        noise: NoiseMode = "seeded",
         seed: int = 0,
         max_seconds: float | None = None,
     ):
@@ -235,7 +236,7 @@ class Stage:
 class MeasuredUtterance(NamedTuple):
     """Rows of SCHEMA, and the seconds of the recording that they are of: 0 for what could not be used."""
 
-    rows: list[tuple]
+    rows: list[tuple[object, ...]]
     seconds: float
 
 
@@ -253,7 +254,7 @@ def kinds_of_rows(
 
 def rows_without_values(
     digest: str, contestants: Sequence[Contestant], metrics: Sequence[Metric], spec: CodecSpec, reason: str
-) -> list[tuple]:
+) -> list[tuple[object, ...]]:
     """Rows of SCHEMA of an utterance that cannot be measured."""
     return [(digest, *kind, None, reason, None) for kind in kinds_of_rows(contestants, metrics, spec)]
 
@@ -264,7 +265,7 @@ def compare(
     *,
     metrics: Sequence[Metric] = METRICS,
     device: str = "cpu",
-    noise: str = "seeded",
+    noise: NoiseMode = "seeded",
     seed: int = 0,
     limit: int | None = None,
     max_seconds: float | None = None,
@@ -277,7 +278,7 @@ def compare(
     model and metric, `value` null with a `reason` where there is none. The same numbers on every run on a CPU.
     """
     stage = Stage(contestants, device=device, noise=noise, seed=seed, max_seconds=max_seconds)
-    rows: list[tuple] = []
+    rows: list[tuple[object, ...]] = []
     for done, utterance in enumerate(islice(utterances, limit), start=1):
         rows += stage.measure(utterance, metrics).rows
         progress(done)

@@ -36,7 +36,7 @@ class Palette(NamedTuple):
     good: str
     series: Sequence[str]
 
-    def style(self) -> dict[str, Any]:
+    def style(self) -> dict[Any, Any]:
         """Matplotlib's settings."""
         theirs = dict(zip((INK, MUTED, LINE), (self.ink, self.muted, self.line), strict=True))
         return {key: theirs.get(value, value) for key, value in STYLE.items()}
@@ -147,7 +147,7 @@ def _spread_panel(
     axes.locator_params(axis="x", nbins=5)
 
 
-Curves = Mapping[str, Sequence[Mapping]]
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 """Model -> rows with step and any of loss (training) and val (held out)."""
 
 
@@ -188,7 +188,7 @@ def _curves(curves: Curves, palette: Palette) -> Figure | None:
     return figure
 
 
-def _series(rows: Sequence[Mapping], key: str) -> tuple[list, list]:
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[Any], list[Any]]:
     """(steps, values) of the rows that have `key`, thinned to what a screen can show."""
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     keep = np.linspace(0, len(points) - 1, min(len(points), MAX_CURVE_POINTS)).round().astype(int)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -64,7 +65,7 @@ def listening_examples(
     *,
     metric: str = HEADLINE_METRIC,
     registry: Sequence[Metric] = METRICS,
-    **conditions,
+    **conditions: Any,
 ) -> list[Example]:
     """Render the utterances whose digest is in `chosen`, what `choose_examples` gives for `model`, in that order.
 

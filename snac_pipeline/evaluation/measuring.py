@@ -117,7 +117,7 @@ def measure_part(
     """Measure and commit a part; yields how many utterances are done, returns that and their seconds of audio."""
     stage = _stage(tuple(contestants), device, max_seconds)
     placed = [metric.placed(device) for metric in metrics]
-    rows: list[tuple] = []
+    rows: list[tuple[object, ...]] = []
     seconds = 0.0
     for done, utterance in enumerate(part, start=1):
         measured = stage.measure(utterance, placed)
@@ -141,7 +141,9 @@ def _held(folder: Path, kinds: Sequence[tuple[str, int, str]]) -> pl.DataFrame:
     What two parts have is there once, with its value where one of them has a value.
     """
     tables = [pl.DataFrame(pl.from_arrow(read_parquet(file))) for file in sorted(folder.glob("part-*.parquet"))]
-    rows = pl.concat([pl.DataFrame(schema=SCHEMA), *(table.select(*SCHEMA).cast(SCHEMA) for table in tables)])
+    rows = pl.concat(
+        [pl.DataFrame(schema=SCHEMA), *(table.select(*SCHEMA).cast(pl.Schema(SCHEMA)) for table in tables)]
+    )
     names = ("model", "sample_rate", "metric")
     wanted = pl.DataFrame(kinds, schema={name: SCHEMA[name] for name in names}, orient="row").with_row_index("kind")
     rows = rows.join(wanted, on=names, how="inner").sort(

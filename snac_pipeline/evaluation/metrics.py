@@ -59,7 +59,8 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) 
     _require_length(reference, n_fft)
     bank_FM = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate)
     x, y = ((bank_FM.T @ _power(signal, n_fft)).clamp_min_(FLOOR) for signal in (reference, estimate))
-    return 10 * (x / y).log10_().abs_().mean().item()
+    distance: float = 10 * (x / y).log10_().abs_().mean().item()
+    return distance
 
 
 def magnitude_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
@@ -209,9 +210,11 @@ def _stft_sizes(signal: np.ndarray, sample_rate: int) -> tuple[int, ...]:
 
 def _training_loss(reference: np.ndarray, estimate: np.ndarray, sample_rate: int, **term: float) -> float:
     sizes = list(_stft_sizes(reference, sample_rate))
-    pair = [torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None, None] for x in (estimate, reference)]
+    ours, theirs = (
+        torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None, None] for x in (estimate, reference)
+    )
     weights = Losses.model_validate({"l1": 0.0, "magnitude": 0.0, **term})
-    return reconstruction_losses(*pair, torch.tensor([len(reference)]), sample_rate, sizes, weights).item()
+    return reconstruction_losses(ours, theirs, torch.tensor([len(reference)]), sample_rate, sizes, weights).item()
 
 
 def _power(signal: np.ndarray, n_fft: int) -> torch.Tensor:
@@ -246,9 +249,13 @@ def _pitch_of_bytes(signal: bytes, sample_rate: int) -> np.ndarray:
 
     samples = np.frombuffer(signal)
     coarse, times = pyworld.dio(samples, sample_rate)
-    return pyworld.stonemask(samples, coarse, times, sample_rate)
+    pitch: np.ndarray = pyworld.stonemask(samples, coarse, times, sample_rate)
+    return pitch
 
 
 def _loudness(signal: np.ndarray, sample_rate: int) -> float:
     """Integrated loudness in LUFS; not finite when no 0.4 s block is above -70 LUFS."""
-    return torchaudio.functional.loudness(torch.from_numpy(signal.astype(np.float32))[None], sample_rate).item()
+    loudness: float = torchaudio.functional.loudness(
+        torch.from_numpy(signal.astype(np.float32))[None], sample_rate
+    ).item()
+    return loudness

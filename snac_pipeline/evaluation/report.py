@@ -48,7 +48,7 @@ class ReportContext:
     baseline: str = "base"
     headline_metric: str = HEADLINE_METRIC
     registry: Sequence[Metric] = METRICS
-    curves: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     codebook: pl.DataFrame | None = None
     code_metrics: Sequence[CodeMetric] = ()
@@ -147,7 +147,8 @@ def summary_facts(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportC
 def render_report(metrics: pl.DataFrame, summary: pl.DataFrame, context: ReportContext) -> str:
     """The HTML page."""
     compared = _compared_models(summary)
-    labels = {metric.name: metric.label for metric in (*context.registry, *context.code_metrics)}
+    known: Sequence[Metric | CodeMetric] = (*context.registry, *context.code_metrics)
+    labels = {metric.name: metric.label for metric in known}
     return render_page(
         Path(__file__).with_name(TEMPLATE),
         title=context.title,

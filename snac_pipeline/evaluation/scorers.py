@@ -190,11 +190,12 @@ def _runner(file: Path, device: str) -> Any:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         [given] = session.get_inputs()
         return lambda speech: session.run(None, {given.name: speech})[0]
-    model = torch.jit.load(file, map_location=device).eval()
+    model = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch has no types
 
     def run(speech: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return model(torch.from_numpy(speech).to(device)).float().cpu().numpy()
+            values: torch.Tensor = model(torch.from_numpy(speech).to(device))
+            return values.float().cpu().numpy()
 
     return run
 
@@ -240,7 +241,7 @@ class WordErrorRate:
 @functools.lru_cache(maxsize=8)  # the reference is shared by all decoders of a rate
 def _transcript(folder: Path, device: str, signal: bytes, sample_rate: int) -> str:
     speech = soxr.resample(np.frombuffer(signal, np.float32), sample_rate, RECOGNISER_RATE, "HQ")
-    heard: Mapping = _recogniser(folder, device)({"raw": speech, "sampling_rate": RECOGNISER_RATE})
+    heard: Mapping[str, str] = _recogniser(folder, device)({"raw": speech, "sampling_rate": RECOGNISER_RATE})
     return " ".join(heard["text"].split())
 
 

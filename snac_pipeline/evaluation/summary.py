@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -119,7 +120,7 @@ def paired_differences(metrics: pl.DataFrame, model: str, metric: str, baseline:
     In the order of `metrics`; empty when `model` is a baseline itself.
     """
     rate = _rate_of(metrics, model)
-    rival = baseline if rate == _rate_of(metrics, baseline) else resampled_name(baseline, rate)
+    rival = baseline if rate is None or rate == _rate_of(metrics, baseline) else resampled_name(baseline, rate)
     chosen = metrics.filter(pl.col("metric") == metric)
     pairs = _pairs(chosen.filter(pl.col("model") == model), chosen.filter(pl.col("model") == rival))
     return pairs if model != rival else pairs.clear()
@@ -196,7 +197,7 @@ def _headline(model: str, rows: pl.DataFrame, name: str, by_name: dict[str, Metr
     return Headline(model, _capital(claim), f"{_figures(row, metric)} Of {judged} metrics: {', '.join(counts)}.")
 
 
-def _figures(row: dict, metric: Metric) -> str:
+def _figures(row: dict[str, Any], metric: Metric) -> str:
     """The sentence "Mel distance falls by 16.7 %, from 6.00 to 5.00 dB (95 % interval ...): 10 of 12 ..."."""
     before, change = row["baseline_mean"], row["difference"]
     if change == 0:
@@ -238,7 +239,7 @@ def _pairs(ours: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
     return joined.drop_nulls().with_columns(difference=pl.col("value") - pl.col("baseline_value"))
 
 
-def _compare_pairs(pairs: pl.DataFrame, higher_is_better: bool, resamples: int, seed: int) -> dict:
+def _compare_pairs(pairs: pl.DataFrame, higher_is_better: bool, resamples: int, seed: int) -> dict[str, Any]:
     """The columns of SUMMARY_SCHEMA from `pairs` on."""
     if not pairs.height:
         return {"pairs": pairs.height, "verdict": TOO_FEW}

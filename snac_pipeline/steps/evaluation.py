@@ -167,8 +167,10 @@ def _measure(comparison: _Comparison, settings: Settings, on_event: OnEvent) -> 
     survived: these are tried again."""
     folder = comparison.folder
     file, parts = folder / MEASURED, folder / PARTS
-    if file.exists() and not (before := read_json(file))["crashed"]:
-        return before
+    if file.exists():
+        before: dict[str, Any] = read_json(file)
+        if not before["crashed"]:
+            return before
     ev.try_own_metrics(comparison.metrics)
     options, devices = settings.caching, engine_devices(settings)
     measured = ev.measure_all(
@@ -207,9 +209,10 @@ def _report(comparison: _Comparison, settings: Settings, measured: dict[str, Any
     options, contestants, utterances = settings.evaluation, comparison.contestants(), comparison.with_codes
     metrics = pl.DataFrame(pl.from_arrow(read_parquet(comparison.folder / METRICS)))
     summary = ev.summarise(metrics, registry=comparison.metrics)
-    shown_by = {"metric": options.headline, "registry": comparison.metrics}
     model = contestants[-1].name
-    chosen = ev.choose_examples(metrics, model, count=options.listen, **shown_by)
+    chosen = ev.choose_examples(
+        metrics, model, count=options.listen, metric=options.headline, registry=comparison.metrics
+    )
     paths = dict(comparison.utterances.select("digest", "path").rows())
     untrained = [name for name, result in comparison.results.items() if result is None]
     notes = [f"{name} is not trained yet and not in this report." for name in untrained]
@@ -225,7 +228,8 @@ def _report(comparison: _Comparison, settings: Settings, measured: dict[str, Any
             utterances,
             chosen,
             model,
-            **shown_by,
+            metric=options.headline,
+            registry=comparison.metrics,
             device=find_devices(settings.devices)[0],
             max_seconds=options.max_seconds,
         ),
@@ -285,7 +289,7 @@ def _measured(metrics: pl.DataFrame, headline: str) -> int:
     output rate only."""
     rows = metrics.filter(pl.col("metric") == headline)
     rows = rows.filter(pl.col("value").is_not_null().any().over("model"))
-    return rows.group_by("utterance").agg(pl.col("value").is_not_null().all()).get_column("value").sum()
+    return int(rows.group_by("utterance").agg(pl.col("value").is_not_null().all()).get_column("value").sum())
 
 
 def _not_finite(metrics: pl.DataFrame) -> list[str]:

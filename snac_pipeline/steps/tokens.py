@@ -102,7 +102,9 @@ def from_audio(settings: Settings, audio: Path, codec: str, limit: int | None, o
     scanned = scan_corpus(own, "audio", None, on_event)
     split = split_corpora(own)
     cached = cache(own, ["audio"], True, on_event)
-    names: list[TokenResult] = ["statistics", "sequences", *(["bpe"] if split["train"] and split["val"] else [])]
+    names: list[TokenResult] = ["statistics", "sequences"]
+    if split["train"] and split["val"]:
+        names.append("bpe")
     return {
         "home": str(own.home),
         "parts": str(codes_of(own, base_codec(own)[0])),
@@ -156,7 +158,8 @@ def _statistics(codes: _Codes, settings: Settings, folder: Path) -> dict[str, An
 def _sequences(codes: _Codes, settings: Settings, folder: Path) -> dict[str, Any]:
     options, geometry = settings.tokens, codes.geometry
     layout = make_layout(options.layout, geometry, options.offset)
-    segment = options.segment_seconds and max(1, int(options.segment_seconds / geometry.frame_seconds))
+    seconds = options.segment_seconds
+    segment = max(1, int(seconds / geometry.frame_seconds)) if seconds else None
     data = folder / "data"
     written = write_sequences(data, codes.locate(), layout, deduplicate=options.deduplicate, segment_frames=segment)
     return {

@@ -5,6 +5,7 @@ normalisation form, case or pre-tokenizer rule touches them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Alphabet:
             raise PipelineError(f"character U+{points[foreign][0]:04X} stands for no id")
         return symbols
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """The mapping as a JSON value."""
         ranges = []
         for plane, (first, _) in enumerate(PLANES):

@@ -7,6 +7,7 @@ from all (recommendation.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -61,7 +62,8 @@ class BpeReport:
         return self._value(statistic, self.recommendation.merges, self.recommendation.run_length)
 
     def _value(self, statistic: str, merges: int, run_length: bool) -> float:
-        return self.table.filter(statistic=statistic, merges=merges, run_length=run_length)["value"].item()
+        figure: float = self.table.filter(statistic=statistic, merges=merges, run_length=run_length)["value"].item()
+        return figure
 
     def encoded_ids_per_second(self) -> float:
         return self.encoded_ids / max(self.encoding.seconds, 1e-9)
@@ -85,7 +87,7 @@ class BpeSweep:
         return self.of(self.recommendation.layout)
 
 
-def train_bpe(source: TokenParts | TokenStream, *, layout: str = "frame", **options) -> BpeReport:
+def train_bpe(source: TokenParts | TokenStream, *, layout: str = "frame", **options: Any) -> BpeReport:
     """`sweep_layouts` of a single layout."""
     return sweep_layouts(source, layouts=[layout], **options).reports[0]
 
@@ -160,7 +162,7 @@ def _learn_and_judge(
     layout: Layout,
     speech: Speech,
     asked: list[int],
-    learning: dict,
+    learning: dict[str, Any],
     smallest_gain: float,
     resamples: int,
     seed: int,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models
@@ -123,7 +123,7 @@ class BpeTokenizer:
         write_json(paths[3], {"alphabet": self._describe(), "layout": self.layout.describe()})
         return paths
 
-    def _describe(self) -> dict:
+    def _describe(self) -> dict[str, Any]:
         note = "entries below size are symbols, the others merges; symbol = id of the layout - its offset"
         described = {**self.alphabet.describe(), "note": note}
         if self.run_length:
@@ -170,7 +170,7 @@ def _borders(plain: BpeTokenizer, symbols: np.ndarray, offsets: np.ndarray, with
     is_id = symbols < layout.alphabet_size
     check_within(layout, within)
     if within == "frame":
-        position = np.cumsum(is_id) - is_id  # ids before this one; a run length stays with its frame
+        position: np.ndarray = np.cumsum(is_id) - is_id  # ids before this one; a run length stays with its frame
         inner = np.flatnonzero(is_id & (position % len(layout.slots) == 0))
     elif within == "level":
         block = np.minimum(symbols // layout.geometry.codebook_size, len(level_of) - 1)

@@ -5,12 +5,13 @@ In: `TokenParts` (or a `TokenStream`). Out: what was counted of every group, a c
 two tables of pairs, 67 MB each at 4,096 codes once there is that much speech.
 """
 
+import functools
 import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -38,6 +39,9 @@ class Counted(Protocol):
     def plus(self, other: Self) -> Self: ...
 
 
+CountedType = TypeVar("CountedType", bound=Counted)
+
+
 @dataclass
 class Pairs:
     """Pairs as they are, those of shuffled tokens, and how far mutual information moves from shuffle to shuffle."""
@@ -54,12 +58,14 @@ class Pairs:
         )
         return Pairs(self.seen.plus(other.seen), self.null.plus(other.null), variance)
 
-    def measure_variance(self, shuffled_keys: Callable[[], np.ndarray]) -> None:
-        """From REPEATED_NULLS shuffles of a sample; only once there are pairs."""
+    def measure_variance(
+        self, sample: np.ndarray, rng: np.random.Generator, keys: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        """From the keys of REPEATED_NULLS shuffles of a sample; only once there are pairs."""
         values = []
         for _ in range(REPEATED_NULLS):
             table = PairTable(self.seen.size)
-            table.add(shuffled_keys())
+            table.add(keys(shuffled(sample, rng)))
             figures = table.figures()
             if figures is None:
                 return
@@ -107,7 +113,9 @@ class LevelCounts:
         )
 
 
-def by_group(source: TokenParts | TokenStream, count: Callable[[str, str], Counted]) -> Iterator[tuple[Group, Counted]]:
+def by_group(
+    source: TokenParts | TokenStream, count: Callable[[str, str], CountedType]
+) -> Iterator[tuple[Group, CountedType]]:
     """`count` of every (corpus, split) there is, and the sums: of a corpus, of a split, of all. Each is forgotten once
     it has been given."""
     leaves = sorted(source.utterances.select("corpus", "split").unique().rows())
@@ -115,11 +123,11 @@ def by_group(source: TokenParts | TokenStream, count: Callable[[str, str], Count
 
     def groups(leaf: Group) -> list[Group]:
         """Those that a leaf is in; a single corpus or split has no line of its own beside all."""
-        names = [[ALL] + [name] * (len(of) > 1) for name, of in zip(leaf, (corpora, splits), strict=True)]
-        return list(itertools.product(*names))
+        one, other = ([ALL] + [name] * (len(of) > 1) for name, of in zip(leaf, (corpora, splits), strict=True))
+        return list(itertools.product(one, other))
 
     left = [group for leaf in leaves for group in groups(leaf)]
-    open_groups: dict[Group, Counted] = {}
+    open_groups: dict[Group, CountedType] = {}
     for leaf in leaves:
         counted = count(*leaf)
         for group in groups(leaf):
@@ -149,8 +157,8 @@ def count_level(
             continue
         mixed = shuffled(codes, rng)
         if bigrams.null.total == 0:
-            sample = codes[:SPREAD_PAIRS]
-            bigrams.measure_variance(lambda c=sample, o=offsets: bigram_keys(shuffled(c, rng), o, size))
+            keys = functools.partial(bigram_keys, offsets=offsets, size=size)
+            bigrams.measure_variance(codes[:SPREAD_PAIRS], rng, keys)
         bigrams.null.add(bigram_keys(mixed, offsets, size))
         counts.sequences.add(codes, offsets)
         counts.null_sequences.add(mixed, offsets)
@@ -164,15 +172,15 @@ def count_levels(
 ) -> Pairs:
     """Codes of two levels at the same time, in one pass; the null shuffles the second."""
     size, rng = source.geometry.codebook_size, _generator(seed, *levels, corpus, split)
-    widths = source.geometry.only(levels).tokens_per_frame
+    widths = source.geometry.tokens_per_frame[levels[0]], source.geometry.tokens_per_frame[levels[1]]
     pairs = Pairs(PairTable(size), PairTable(size))
     for stream in source.streams(levels, corpus=corpus, split=split):
         one, other = stream.codes
         pairs.seen.add(level_keys(one, other, widths, size))
         if pairs.null.total == 0:
             frames = max(1, SPREAD_PAIRS // math.lcm(*widths))
-            start = one[: frames * widths[0]], other[: frames * widths[1]]
-            pairs.measure_variance(lambda s=start: level_keys(s[0], shuffled(s[1], rng), widths, size))
+            keys = functools.partial(level_keys, one[: frames * widths[0]], widths=widths, size=size)
+            pairs.measure_variance(other[: frames * widths[1]], rng, keys)
         pairs.null.add(level_keys(one, shuffled(other, rng), widths, size))
     return pairs
 

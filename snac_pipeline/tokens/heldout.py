@@ -117,7 +117,8 @@ def _contexts(tokens: Tokens, shape: tuple[int, int]) -> np.ndarray:
     before[1:] = tokens.ids[:-1]
     begins = tokens.offsets[:-1]
     before[begins[begins < before.size]] = vocabulary
-    return before * phases + tokens.phases
+    contexts: np.ndarray = before * phases + tokens.phases
+    return contexts
 
 
 def resampled_sums(columns: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray | None:

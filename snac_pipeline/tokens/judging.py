@@ -172,7 +172,7 @@ def entries_by_phase(way: BpeTokenizer) -> np.ndarray:
     """(ids per frame, vocabulary), bool: the entries whose first symbol is from the block of that position; run lengths
     stand where a frame begins."""
     firsts, _ = way.shapes()
-    possible = firsts // way.layout.geometry.codebook_size == way.layout.blocks[:, None]
+    possible: np.ndarray = firsts // way.layout.geometry.codebook_size == way.layout.blocks[:, None]
     is_run = firsts >= way.layout.alphabet_size
     possible[:, is_run] = False
     possible[0, is_run] = True

@@ -7,6 +7,7 @@ A layout is a table with one row per id of a coarse frame: which token of which 
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Layout:
                 )
         return tuple(level.reshape(-1) for level in codes)
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """All one needs to invert the layout elsewhere, as a JSON value."""
         return {
             "layout": self.name,

@@ -32,7 +32,7 @@ def learn_with_huggingface(texts: Iterator[str], alphabet: Alphabet, merges: int
     )
     tokenizer.train_from_iterator(_batches(texts), trainer)
     found = [tokenizer.id_to_token(entry) for entry in range(tokenizer.get_vocab_size())]
-    return [text for text in found if len(text) > 1]
+    return [text for text in found if text is not None and len(text) > 1]
 
 
 def learn_with_sentencepiece(texts: Iterator[str], alphabet: Alphabet, merges: int) -> list[str]:

@@ -62,17 +62,16 @@ class PairTable:
             found = keys[inside].astype(np.int64), counts[inside]
             self.keys, self.counts = merged_counts(self.keys, self.counts, *found)
             return
-        if self.table is None:
-            self._to_table(np.zeros(cells, np.uint32))
-        if self.table.dtype == np.uint32 and self.total + keys.size > np.iinfo(np.uint32).max:
-            self.table = self.table.astype(np.uint64)
-        one = self.table.dtype.type(1)
+        table = self._to_table(np.zeros(cells, np.uint32)) if self.table is None else self.table
+        if table.dtype == np.uint32 and self.total + keys.size > np.iinfo(np.uint32).max:
+            table = self.table = table.astype(np.uint64)
+        one = table.dtype.type(1)
         for start in range(0, keys.size, CHUNK_PAIRS):
             chunk = keys[start : start + CHUNK_PAIRS]
             chunk.sort()
-            inside = int(np.searchsorted(chunk, chunk.dtype.type(cells)))
-            np.add.at(self.table, chunk[:inside].astype(np.int64), one)
-            self.total += inside
+            count = int(np.searchsorted(chunk, chunk.dtype.type(cells)))
+            np.add.at(table, chunk[:count].astype(np.int64), one)
+            self.total += count
 
     def plus(self, other: "PairTable") -> "PairTable":
         """The pairs of both, a table of its own."""
@@ -147,10 +146,11 @@ class PairTable:
         """Whether so many are better kept as a list."""
         return self.size**2 > TABLE_CELLS or pairs < self.size**2 // 8
 
-    def _to_table(self, table: np.ndarray) -> None:
+    def _to_table(self, table: np.ndarray) -> np.ndarray:
         """Go on with `table`, and the list so far in it."""
         table[self.keys] += self.counts.astype(table.dtype)
         self.table, self.keys, self.counts = table, self.keys[:0], self.counts[:0]
+        return table
 
     def _blocks(self) -> Iterator[tuple[np.ndarray | None, np.ndarray | int, np.ndarray]]:
         """(a, b, counts) of the list, or (None, first row, counts of ROWS rows) of the table."""

@@ -108,7 +108,7 @@ def _notes(statistics: Statistics) -> list[str]:
     return notes
 
 
-def _by_level(statistics: Statistics, names: tuple[str, ...]) -> list[tuple[str, list[dict | None]]]:
+def _by_level(statistics: Statistics, names: tuple[str, ...]) -> list[tuple[str, list[dict[str, Any] | None]]]:
     """(statistic, its row of each level) of those that any level has."""
     levels = range(statistics.geometry.levels)
     found = [(name, [_row(statistics, name, level) for level in levels]) for name in names]

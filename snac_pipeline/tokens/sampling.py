@@ -44,7 +44,7 @@ def draw_speech(
     else:
         name = f"the split {held_out}"
         train, judged = (_of_split(spoken, split) for split in (train_split, held_out))
-    return Speech(*(source.take(_drawn(rows, frames, rng)) for rows in (train, judged)), name)
+    return Speech(source.take(_drawn(train, frames, rng)), source.take(_drawn(judged, frames, rng)), name)
 
 
 def _of_split(spoken: pl.DataFrame, split: str) -> pl.DataFrame:

@@ -3,8 +3,10 @@
 In: `TokenParts` (or a `TokenStream`). Out: one tidy table, and what pictures are drawn from.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,6 +46,10 @@ class Figure:
     high: float | None = None
 
 
+_Row = tuple[str, str, int | None, int | None, Figure]
+"""(corpus, split, level, given, figure)"""
+
+
 @dataclass(frozen=True)
 class Statistics:
     """The table of `token_statistics`, and of the whole corpus by level: how often each code occurs (V,), how many runs
@@ -57,7 +63,7 @@ class Statistics:
 
     def row(
         self, statistic: str, level: int | None, *, corpus: str = ALL, split: str = ALL, given: int | None = None
-    ) -> dict[str, float | None]:
+    ) -> dict[str, Any]:
         """One line of the table; level None: of all levels together. KeyError where the figure is undefined."""
         hit = self.table.filter(statistic=statistic, corpus=corpus, split=split).filter(
             pl.col("level").eq_missing(level), pl.col("given").eq_missing(given)
@@ -66,9 +72,10 @@ class Statistics:
             raise KeyError((statistic, level, corpus, split, given))
         return hit.row(0, named=True)
 
-    def value(self, statistic: str, level: int | None, **where) -> float:
+    def value(self, statistic: str, level: int | None, **where: Any) -> float:
         """One figure, see `row`."""
-        return self.row(statistic, level, **where)["value"]
+        figure: float = self.row(statistic, level, **where)["value"]
+        return figure
 
 
 def token_statistics(source: TokenParts | TokenStream, *, seed: int = 0) -> Statistics:
@@ -100,10 +107,11 @@ def token_statistics(source: TokenParts | TokenStream, *, seed: int = 0) -> Stat
     utterances. A figure that is undefined (of no tokens, of no bigrams, the slope of one code) has no row, so no value
     is ever NaN. PipelineError: not a single token.
     """
-    geometry, rows = source.geometry, []
+    geometry = source.geometry
+    rows: list[_Row] = []
     counts, runs, transitions = [], [], []
     for level in range(geometry.levels):
-        for group, counted in by_group(source, lambda *leaf, k=level: count_level(source, k, *leaf, seed)):
+        for group, counted in by_group(source, functools.partial(count_level, source, level, seed=seed)):
             rows += [(*group, level, None, figure) for figure in level_figures(counted, geometry, level, seed)]
             if group == (ALL, ALL):
                 counts.append(counted.codes)
@@ -114,9 +122,8 @@ def token_statistics(source: TokenParts | TokenStream, *, seed: int = 0) -> Stat
         raise PipelineError("there are no tokens to count: no utterance has codes; run `snac-pipeline cache` first")
     for fine in range(geometry.levels):
         for coarse in range(fine):
-            both = coarse, fine
-            for group, pairs in by_group(source, lambda *leaf, b=both: count_levels(source, b, *leaf, seed)):
-                rows += [(*group, *levels, figure) for *levels, figure in _cross_figures(pairs, coarse, fine)]
+            for group, pairs in by_group(source, functools.partial(count_levels, source, (coarse, fine), seed=seed)):
+                rows += [(*group, *cross) for cross in _cross_figures(pairs, coarse, fine)]
     rows += _sums(rows)
     flat = [(*where, f.statistic, f.value, f.null, f.bound, f.low, f.high) for *where, f in rows]
     table = pl.DataFrame(flat, schema=SCHEMA, orient="row")
@@ -196,9 +203,9 @@ def _sequence_figures(counted: LevelCounts, total: int) -> Iterator[Figure]:
     for name, value in _runs(counted.sequences, total):
         yield Figure(name, value, nulls[name], bounds[name])
     for n in NGRAMS:
-        value, null = (side.ngrams[n].repeated for side in (counted.sequences, counted.null_sequences))
-        if value is not None:
-            yield Figure(f"repeated_ngrams_{n}", value, null, 1 - 1 / counted.ngrams[n])
+        repeated, null = (side.ngrams[n].repeated for side in (counted.sequences, counted.null_sequences))
+        if repeated is not None:
+            yield Figure(f"repeated_ngrams_{n}", repeated, null, 1 - 1 / counted.ngrams[n])
 
 
 def _runs(sequences: Sequences, total: int) -> Iterator[tuple[str, float]]:
@@ -226,20 +233,29 @@ def _cross_figures(pairs: Pairs, coarse: int, fine: int) -> Iterator[tuple[int, 
     yield coarse, fine, _excess(pairs, seen.mutual_information, null.mutual_information)
 
 
-def _sums(rows: list[tuple]) -> list[tuple]:
+def _sums(rows: list[_Row]) -> list[_Row]:
     """Over levels, of each group: tokens and bits per second."""
-    sums: dict[tuple, list[Figure]] = {}
+    sums: dict[tuple[str, str, str], list[Figure]] = {}
     for corpus, split, _, _, figure in rows:
         if figure.statistic in ("tokens", "bits_per_second", "bits_per_second_after_previous"):
-            sums.setdefault((corpus, split, None, None, figure.statistic), []).append(figure)
+            sums.setdefault((corpus, split, figure.statistic), []).append(figure)
 
     def added(values: list[float | None]) -> float | None:
-        return None if None in values else sum(values)
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
 
     return [
         (
-            *where,
-            Figure(statistic, *(added([getattr(f, side) for f in figures]) for side in ("value", "null", "bound"))),
+            corpus,
+            split,
+            None,
+            None,
+            Figure(
+                statistic,
+                sum(f.value for f in figures),
+                added([f.null for f in figures]),
+                added([f.bound for f in figures]),
+            ),
         )
-        for (*where, statistic), figures in sums.items()
+        for (corpus, split, statistic), figures in sums.items()
     ]

@@ -243,9 +243,9 @@ def _check_one_encoder(parts: Sequence[Path]) -> dict[bytes, bytes]:
         found.setdefault((schema.metadata or {}).get(b"fingerprint"), part)
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
-        one, other = ("an unnamed one" if name is None else name.decode() for name in (one, other))
+        names = ["an unnamed one" if name is None else name.decode() for name in (one, other)]
         raise PipelineError(
-            f"codes of different encoders in one folder: {first.name} is of {one}, {second.name} of {other}; "
+            f"codes of different encoders in one folder: {first.name} is of {names[0]}, {second.name} of {names[1]}; "
             f"move those of the other encoder out of {first.parent}"
         )
     return (schemas[0].metadata or {}) if schemas else {}
@@ -272,7 +272,7 @@ def _wanted_utterances(selection: pl.DataFrame) -> pl.DataFrame:
     torn = wanted.group_by("digest").agg(pl.col("split").n_unique().alias("splits")).filter(pl.col("splits") > 1)
     if len(torn):
         raise PipelineError(
-            f"{len(torn)} digests are in more than one split (such as {torn['digest'].min()}): "
+            f"{len(torn)} digests are in more than one split (such as {min(torn['digest'])}): "
             "materialize `splits` again"
         )
     return wanted.unique("digest", keep="first", maintain_order=True)
@@ -289,12 +289,11 @@ def _read_part(part: Path, rows: pl.DataFrame, levels: Sequence[int], geometry: 
             "delete it and materialize `code_cache` again"
         ) from error
     kept = geometry.only(levels)
-    frames, codes = None, []
+    frames, codes = _lengths(table[columns[0]]) // kept.tokens_per_frame[0], []
     for level, width in zip(levels, kept.tokens_per_frame, strict=True):
         column = table[f"codes_{level}"]
-        lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+        lengths = _lengths(column)
         flat = np.concatenate([pc.list_flatten(chunk).to_numpy() for chunk in column.chunks])
-        frames = lengths // width if frames is None else frames
         ragged = np.flatnonzero(lengths != frames * width)
         if ragged.size:
             place = int(ragged[0])
@@ -307,6 +306,11 @@ def _read_part(part: Path, rows: pl.DataFrame, levels: Sequence[int], geometry: 
                 raise _foreign_codes(part, rows, place, level, what)
         codes.append(flat.astype(np.uint16, copy=False))
     return TokenStream(kept, tuple(codes), np.concatenate([[0], np.cumsum(frames)]).astype(np.int64), rows)
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    lengths: np.ndarray = pc.list_value_length(column).to_numpy().astype(np.int64)
+    return lengths
 
 
 def _foreign_codes(part: Path, rows: pl.DataFrame, place: int, level: int, what: str) -> PipelineError:

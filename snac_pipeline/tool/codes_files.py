@@ -69,7 +69,7 @@ class Coded:
     def length(self, rate: int) -> int | None:
         """Samples at `rate` that last as long as the recording; None where its length is not known."""
         about = self.about
-        if about.source_samples is not None:
+        if about.source_samples is not None and about.source_rate is not None:
             return resampled_length(about.source_samples, about.source_rate, rate)
         if about.num_samples is not None and about.sample_rate is not None:
             return resampled_length(about.num_samples, about.sample_rate, rate)
@@ -126,7 +126,7 @@ def write_codes(path: Path, coded: Coded) -> None:
     if path.suffix.lower() == ".parquet":
         _write_parquet(path, coded)
     elif path.suffix.lower() == ".npz":
-        levels = {f"codes_{k}": level for k, level in enumerate(coded.levels)}
+        levels: dict[str, Any] = {f"codes_{k}": level for k, level in enumerate(coded.levels)}
         with atomic_file(path) as temporary:
             np.savez_compressed(temporary, **levels, about=np.array(json.dumps(asdict(coded.about))))
     else:
@@ -244,7 +244,7 @@ def _read_npz(path: str) -> Coded:
 
 def _about(known: Any) -> About:
     """What a file says of its codes, checked: names are text, lengths and rates whole numbers above 0."""
-    fields = {"name": str, "digest": str, "fingerprint": str, "weights": str, "codec": dict}
+    fields: dict[str, type[Any]] = {"name": str, "digest": str, "fingerprint": str, "weights": str, "codec": dict}
     fields |= dict.fromkeys(("num_samples", "sample_rate", "source_samples", "source_rate"), int)
     if not isinstance(known, dict):
         raise PipelineError(f"what it says about its codes is not understood: {str(known)[:60]!r} is no mapping")

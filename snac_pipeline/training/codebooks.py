@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snac_pipeline.codec import SNAC
-from snac_pipeline.codec.quantizer import Quantized, VectorQuantizer
+from snac_pipeline.codec.quantizer import Quantized
 from snac_pipeline.training.recipe import Codebooks
 
 RESERVOIR = 4096
@@ -26,7 +26,7 @@ class CodebookCare:
 
     def __init__(self, model: SNAC, options: Codebooks):
         spec = model.spec
-        self.quantizers = [one for one in model.quantizer.quantizers if isinstance(one, VectorQuantizer)]
+        self.quantizers = model.quantizer.levels
         self.options = options
         self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64)
         self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim) for _ in range(spec.levels)]

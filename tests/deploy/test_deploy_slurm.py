@@ -84,12 +84,12 @@ def test_a_job_that_is_out_of_time_saves_goes_back_into_the_queue_and_then_goes_
     from snac_pipeline.codec import SNAC, CodecSpec
 
     home = make_home(tmp_path / "project", SNAC(CodecSpec.from_dict(CODEC)).eval())
-    epochs = {"stages": [{**PHASE10["stages"][0], "epochs": 12}], "curriculum": [{"epochs": 12, "seconds": 0.25}]}
+    epochs = {"stages": [{**PHASE10["stages"][0], "epochs": 48}], "curriculum": [{"epochs": 48, "seconds": 0.25}]}
     content = {
         **PHASE10,
         **epochs,
         "checkpoints": {"every_steps": 2},
-        "validation": {**PHASE10["validation"], "every_epochs": 12},
+        "validation": {**PHASE10["validation"], "every_epochs": 48},
     }
     (home.folder / "recipe.yaml").write_text(json.dumps(content))
     run = home.plan(recipe_of(content)).folder

@@ -4,7 +4,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from snac_pipeline.evaluation import bootstrap_interval, headlines, missing_values, summarise, worst_utterances
+from snac_pipeline.evaluation import (
+    bootstrap_interval,
+    headlines,
+    missing_values,
+    paired_differences,
+    summarise,
+    worst_utterances,
+)
 from snac_pipeline.evaluation.compare import SCHEMA
 from snac_pipeline.evaluation.listening import choose_examples
 
@@ -88,6 +95,12 @@ def test_five_pairs_are_too_few_for_a_verdict_and_none_at_all_has_no_figures():
     assert five["verdict"] == "too few" and five["difference"] == -1
     none = only(summarise(table({"base": [None] * 9, "new": [4.0] * 9})), "new")
     assert none["verdict"] == "too few" and none["difference"] is None
+
+
+def test_a_model_that_nothing_was_measured_of_has_no_differences():
+    measured = table({"base": [5.0] * 9, "new": [4.0] * 9})
+    assert len(paired_differences(measured, "new", "mel_distance")) == 9
+    assert paired_differences(measured, "another", "mel_distance").is_empty()
 
 
 def test_each_rate_has_its_own_baseline():

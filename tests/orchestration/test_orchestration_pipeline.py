@@ -8,7 +8,7 @@ import pytest
 import yaml
 from made_project import REPOSITORY, Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SPEAKERS = [f"spk{number:02d}" for number in range(1, 9)]
 EPOCH = {"curriculum": [{"epochs": 1, "seconds": 1.0}], "batch_size": 8, "compile": False}

@@ -32,7 +32,7 @@ def make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PipelineError(
-            f"cannot create the folder {path}: {error.strerror}; choose another `home` in pipeline.yaml, or `--to`, "
+            f"cannot create the folder {path}: {error.strerror}; choose another `home` in the settings, or `--to`, "
             "or give this user write permission there"
         ) from error
     return path
@@ -62,7 +62,7 @@ def _named_if_full(path: Path) -> Iterator[None]:
             raise
         why = os.strerror(error.errno if isinstance(error, OSError) and error.errno else errno.ENOSPC)
         raise PipelineError(
-            f"cannot write {path}: {why}; make room there, or choose another `home` in pipeline.yaml, or `--to`, and "
+            f"cannot write {path}: {why}; make room there, or choose another `home` in the settings, or `--to`, and "
             "run again"
         ) from error
 
@@ -73,7 +73,7 @@ def _named_if_refused(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PipelineError(
-            f"cannot write in {folder}: {error.strerror}; choose another `home` in pipeline.yaml, or `--to`, "
+            f"cannot write in {folder}: {error.strerror}; choose another `home` in the settings, or `--to`, "
             "or give this user write permission there"
         ) from error
 

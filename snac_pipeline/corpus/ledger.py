@@ -80,7 +80,7 @@ def locked(home: Path) -> Iterator[None]:
         handle = file.open("w")
     except OSError as error:
         raise PipelineError(
-            f"cannot write {file}: {error.strerror}; choose another `home` in pipeline.yaml or give this user access"
+            f"cannot write {file}: {error.strerror}; choose another `home` in the settings or give this user access"
         ) from error
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

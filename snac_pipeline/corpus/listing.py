@@ -71,7 +71,7 @@ def list_corpus(corpus: Corpus, home: Path) -> Listing:
         others = f"none of its {listing.ignored} files is" if listing.ignored else "it is empty; put some there,"
         raise PipelineError(
             f"corpus {corpus.name}: no audio in {corpus.path}: {others} wav, flac, mp3, ogg, opus or m4a; "
-            "or correct `path` in pipeline.yaml"
+            "or correct `path` in the settings"
         )
     if corpus.confined:
         _set_strays_aside(listing, corpus.root)
@@ -165,7 +165,7 @@ def walk_folder(
         what = (
             f"is not a folder, nor a list of files ({', '.join(sorted(TABLES))})" if root.exists() else "does not exist"
         )
-        raise PipelineError(f"corpus {corpus.name}: {corpus.path} {what}; correct `path` in pipeline.yaml")
+        raise PipelineError(f"corpus {corpus.name}: {corpus.path} {what}; correct `path` in the settings")
     try:
         os.listdir(root)
     except OSError as error:

@@ -155,7 +155,7 @@ def read_manifest(home: Path, corpora: Sequence[str]) -> pl.DataFrame:
             _refuse_strays(rows, manifest_file(home, corpus))
         frames.append(rows.with_columns(file=file_of(metadata["root"])))
     if not frames:
-        raise PipelineError("no corpus is named; name at least one under `corpora` in pipeline.yaml")
+        raise PipelineError("no corpus is named; name at least one under `corpora` in the settings")
     return pl.concat(frames)
 
 

@@ -59,7 +59,7 @@ def _refuse_other_side(edges: pl.DataFrame, split: str) -> None:
         else:
             continue
         raise PipelineError(
-            f"corpus {corpus} is all of {split} (`split` in pipeline.yaml), but {found}, and no file ever changes "
+            f"corpus {corpus} is all of {split} (`split` in the settings), but {found}, and no file ever changes "
             "side; set `split` back, or use another `home`"
         )
 

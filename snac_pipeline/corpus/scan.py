@@ -274,6 +274,6 @@ def _write(corpus: Corpus, home: Path, good: pl.DataFrame, bad: pl.DataFrame, wi
         first = "".join(f"\n  {path}: {reason}" for path, reason in reasons)
         raise PipelineError(
             f"corpus {corpus.name}: none of the {len(bad)} files in {corpus.path} can be used; the first reasons "
-            f"(all are in {file}):{first}\nmend the files, or `path`, `speaker` and `metadata` in pipeline.yaml"
+            f"(all are in {file}):{first}\nmend the files, or `path`, `speaker` and `metadata` in the settings"
         )
     write_rows(manifest_file(home, corpus.name), good, metadata)

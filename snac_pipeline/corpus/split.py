@@ -151,7 +151,7 @@ def _require_all_splits(
         )
     elif utterances > groups:
         mend = (
-            "add speakers, tell them apart with a pattern (`speaker:` of the corpus in pipeline.yaml), or, if one "
+            "add speakers, tell them apart with a pattern (`speaker:` of the corpus in the settings), or, if one "
             "speaker is all there is, split by utterance with `speaker: utterance`"
         )
     else:

@@ -80,13 +80,13 @@ def hold(
             return free
         if not taken or rule == "warn":
             if taken:
-                tell(f"{words}; both go on, at less speed and with less memory (`when_taken` in pipeline.yaml)")
+                tell(f"{words}; both go on, at less speed and with less memory (`when_taken` in the settings)")
             held.push(attempt)
             return list(identities)
         attempt.close()
         if rule == "refuse":
             raise PipelineError(
-                f"{words}; wait for it, choose other `devices`, or set `when_taken` to wait or warn in pipeline.yaml"
+                f"{words}; wait for it, choose other `devices`, or set `when_taken` to wait or warn in the settings"
             )
         if time.monotonic() - told >= TELL_SECONDS:
             told = time.monotonic()

@@ -32,7 +32,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise PipelineError(f"{file} cannot be read: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{file} is not valid YAML: {error}") from error
+        raise PipelineError(f"{file} is not valid YAML: {_in_one_line(error)}") from error
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise PipelineError(f"{file} {found}; it must hold `key: value` lines")
@@ -65,8 +65,21 @@ def _words(problem: ErrorDetails) -> str:
             return f"must hold `key: value` lines, not {problem['input']!r}"
         case "list_type":
             return f"must be a list, such as [{problem['input']}], not {problem['input']!r}"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return f"must be a whole number, not {problem['input']!r}"
+        case "float_type" | "float_parsing":
+            return f"must be a number, not {problem['input']!r}"
+        case "bool_type" | "bool_parsing":
+            return f"must be true or false, not {problem['input']!r}"
         case _:
-            return problem["msg"]
+            words = problem["msg"].replace("Input should be", "must be")
+            return words if isinstance(problem["input"], dict | list) else f"{words}, not {problem['input']!r}"
+
+
+def _in_one_line(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error)
 
 
 def _known_keys(kind: Any, place: tuple[int | str, ...]) -> list[str]:

@@ -27,7 +27,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 def corpus_of(settings: Settings, name: str, limit: int | None = None) -> Corpus:
     """The named corpus of the settings; PipelineError lists the names there are."""
     if name not in settings.corpora:
-        raise PipelineError(f"no corpus is called {name!r}; pipeline.yaml names {', '.join(settings.corpora)}")
+        raise PipelineError(f"no corpus is called {name!r}; the settings name {', '.join(settings.corpora)}")
     options = settings.corpora[name]
     assert options.path is not None, "settings have a corpus for each ready-made folder"
     return Corpus(

@@ -19,7 +19,7 @@ def find_restorer(settings: Settings) -> restoring.Restorer:
     """
     options = settings.restorer
     if options.source is None:
-        raise PipelineError("no restorer is named; set restorer.source in pipeline.yaml to a folder or a hub id")
+        raise PipelineError("no restorer is named; set restorer.source in the settings to a folder or a hub id")
     names = (options.feature_extractor, options.decoder)
     folder = resolve(options.source, revision=options.revision, files=names, kind="restorer")
     for name in names:

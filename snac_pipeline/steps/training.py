@@ -55,7 +55,7 @@ def decoder_recipe(settings: Settings, name: str) -> Recipe:
 
 def _options_of(settings: Settings, name: str) -> DecoderSettings:
     if name not in settings.training.decoders:
-        raise PipelineError(f"no decoder is called {name!r}; pipeline.yaml has {', '.join(settings.training.decoders)}")
+        raise PipelineError(f"no decoder is called {name!r}; the settings have {', '.join(settings.training.decoders)}")
     return settings.training.decoders[name]
 
 

@@ -214,7 +214,7 @@ def _load(restorer: Restorer, device: str) -> _Models:
         except RuntimeError as error:
             raise PipelineError(
                 f"{file} cannot be loaded as TorchScript on {device} ({str(error).strip().splitlines()[0][:200]}); "
-                "name the restorer's files for this device under `restorer` in pipeline.yaml"
+                "name the restorer's files for this device under `restorer` in the settings"
             ) from error
     feature_extractor, decoder = models
     return _Models(feature_extractor, decoder, device)

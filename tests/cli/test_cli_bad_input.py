@@ -22,7 +22,7 @@ def test_an_empty_folder(project):
     shutil.rmtree(project.speech)
     project.speech.mkdir()
     message = project("scan").error
-    assert "corpus made: no audio in" in message and str(project.speech) in message and "pipeline.yaml" in message
+    assert f"corpus made: no audio in {project.speech}" in message and "`path` in the settings" in message
     assert not project.home.exists()
 
 
@@ -77,7 +77,7 @@ def test_one_utterance(project):
 @pytest.mark.parametrize("command", [("scan",), ("cache",), ("codes", "verify")])
 def test_a_corpus_that_no_setting_names(project, command):
     project.done("scan")
-    assert "no corpus is called 'nosuch'; pipeline.yaml names made" in project(*command, "--corpus", "nosuch").error
+    assert "no corpus is called 'nosuch'; the settings name made" in project(*command, "--corpus", "nosuch").error
 
 
 def test_a_file_that_vanished_after_the_scan(project):
@@ -106,9 +106,13 @@ def test_a_file_that_vanished_after_the_scan(project):
             {"training": {"decoders": {"decoder_24khz": {"recipe": "r.yaml", "start": "base_codec"}}}},
             "unknown key `training.decoders.decoder_24khz.start` (known here: recipe, starts_from)",
         ),
-        ({"split": {"val": 1.5}}, "`split.val`: Input should be less than 1"),
+        ({"split": {"val": 1.5}}, "`split.val`: must be less than 1, not 1.5"),
+        ({"split": {"val": "lots"}}, "`split.val`: must be a number, not 'lots'"),
+        ({"limit": 2.5}, "`limit`: must be a whole number, not 2.5"),
+        ({"split": {"val": "lots"}}, "`split.val`: must be a number, not 'lots'"),
+        ({"limit": 2.5}, "`limit`: must be a whole number, not 2.5"),
         ({"corpora": {}}, "`corpora`"),
-        ({"limit": 0}, "`limit`: Input should be greater than or equal to 1"),
+        ({"limit": 0}, "`limit`: must be greater than or equal to 1, not 0"),
         ({"corpora": {"made": "speech"}}, "`corpora.made`: must hold `key: value` lines, not 'speech'"),
         ({"corpora": {"my speech": {"path": "speech"}}}, "`corpora`: corpus name 'my speech': use letters"),
         ({"devices": "cpu"}, "`devices`: must be a list, such as [cpu], not 'cpu'"),
@@ -163,7 +167,11 @@ def test_an_unknown_key_in_an_overlay(project, overlay, words):
         (None, "does not exist"),
         ("", "is empty; it must hold `key: value` lines"),
         ("- a\n- b\n", "holds a list; it must hold"),
-        ("home: [", "is not valid YAML"),
+        ("home: [", "is not valid YAML: line 1, column 8: "),
+        (
+            "corpora:\n\tx: 1\n",
+            "is not valid YAML: line 2, column 1: found character '\\t' that cannot start any token",
+        ),
         ("home: a\ncorpora: {x: {path: .}}\nhome: b\n", "the key `home` is there twice"),
     ],
 )
@@ -236,7 +244,7 @@ def test_a_home_that_cannot_be_written(project, place):
     project.change_settings(home=str(home))
     before = files_below(project.folder)
     message = project("scan").error
-    assert str(home) in message and "`home` in pipeline.yaml" in message
+    assert str(home) in message and "another `home` in the settings" in message
     assert files_below(project.folder) == before
 
 
@@ -261,7 +269,7 @@ def test_a_decoder_whose_start_is_not_trained(project):
 
 def test_a_decoder_that_no_setting_names(project):
     assert (
-        "no decoder is called 'decoder_96khz'; pipeline.yaml has decoder_24khz"
+        "no decoder is called 'decoder_96khz'; the settings have decoder_24khz"
         in project("train", "decoder_96khz").error
     )
 

@@ -121,7 +121,7 @@ def test_a_wrong_value_is_refused_and_no_run_begins(ui, value):
     else:  # when one presses Launch
         refused = ask(ui, LAUNCH, job=job, config=config)["launchPipelineExecution"]
         assert refused["__typename"] == "PythonError"
-        assert "config of decoder_24khz: `batch_size`: Input should be greater" in refused["message"]
+        assert "config of decoder_24khz: `batch_size`: must be greater" in refused["message"]
     assert ask(ui, count) == before
 
 

@@ -166,7 +166,7 @@ def our_steps(files: list[Path], options: argparse.Namespace, fixed: bool = Fals
     """The library's own steps, on a home made for this. fixed: the step alone, always the same batch."""
     from snac_pipeline.codec import SNAC
     from snac_pipeline.training.compiling import Synthesis, choose_kernels
-    from snac_pipeline.training.data import collate
+    from snac_pipeline.training.data import Reader, collate
     from snac_pipeline.training.loop import gradients, steps_of
     from snac_pipeline.training.model import build_model, enter_stage, trained_parameters
     from snac_pipeline.training.plan import Plan
@@ -182,7 +182,8 @@ def our_steps(files: list[Path], options: argparse.Namespace, fixed: bool = Fals
         plan = Plan(recipe, model, speech)
         model.train()
         if not fixed:
-            for _ in steps_of(0, plan, training, speech, synthesis, Path(folder)):
+            reader = Reader(speech.dataset, plan.batches_from(0, 0), ALONE, recipe.loader_workers)
+            for _ in steps_of(0, plan, training, reader, synthesis):
                 yield
             sys.exit(f"{len(files)} files are too few for {options.steps} steps")
         [slices] = plan.epoch(0)[0]

@@ -65,10 +65,13 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        """mask_B1T: as for `masked`, of the result."""
         if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
-            return kernels.SnakeFunction.apply(x_BCT, self.alpha)
-        return kernels.snake_without_gradients(x_BCT, self.alpha)
+            return masked(kernels.SnakeFunction.apply(x_BCT, self.alpha), mask_B1T)
+        if mask_B1T is not None and (gpu := kernels.gpu_kernels(x_BCT)):
+            return gpu.snake(x_BCT, self.alpha, mask_B1T)
+        return masked(kernels.snake_without_gradients(x_BCT, self.alpha), mask_B1T)
 
 
 def masked(x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:
@@ -90,7 +93,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
         first, dilated, second, pointwise = self.block
-        return x_BCT + pointwise(second(dilated(masked(first(x_BCT), mask_B1T))))
+        return x_BCT + pointwise(second(dilated(first(x_BCT, mask_B1T))))
 
 
 def residual_units(channels: int, depthwise: bool) -> list[ResidualUnit]:
@@ -110,8 +113,11 @@ class EncoderBlock(nn.Module):
             conv(channels, 2 * channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)),
         )
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        return self.block(x_BCT)
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        *units, snake, down = self.block
+        for unit in units:
+            x_BCT = unit(x_BCT, mask_B1T)
+        return down(snake(x_BCT, mask_B1T))
 
 
 class NoiseBlock(nn.Module):

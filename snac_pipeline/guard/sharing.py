@@ -27,7 +27,8 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
     rest_is_enough: leave out GPUs that are taken where others are free. Raises PipelineError for a GPU that is taken
     where `when_taken` is `refuse`. On a CPU, and in one of the processes that torchrun started, nothing is held.
     """
-    gpus = [] if "RANK" in os.environ else [name for name in find_devices(settings.devices) if name != "cpu"]
+    wanted = find_devices(settings.devices)
+    gpus = [] if "RANK" in os.environ else [name for name in wanted if name != "cpu"]
     if not gpus:
         yield settings
         return
@@ -37,8 +38,9 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
             nvml = entered.enter_context(open_nvml())
         except PipelineError as error:
             tell(f"nobody can tell who else is on the GPUs: {error}")
-        gpus = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
-        yield settings.model_copy(update={"devices": gpus})
+        ours = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
+        # A GPU that is named twice is held once, for two workers of ours.
+        yield settings.model_copy(update={"devices": [name for name in gpus if name in ours]})
 
 
 def hold(

@@ -2,6 +2,9 @@
 
 python benchmarks/encode.py [--speech FOLDER] [--utterances 24] [--rounds 3] [--threads 1] [--json FILE]
 
+With --device cuda (or cpu), encode_on_device.py on audio made there: real-time factor in every precision beside the
+same loop, token agreement, share of the copy bandwidth. It needs torch, and nothing that reads files.
+
 24 kHz geometry, random weights. The loop reads with soundfile, resamples with soxr, encodes file by file, as one writes
 it down. Ours is what a worker of the code cache runs, eagerly and with the fused Snake. Each way is a process with the
 environment that it has in use; rounds alternate; the best round of each counts, loading left out.
@@ -36,7 +39,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # one round, in a process of its own
+    parser.add_argument("--device", help="measure on this device, on audio made here")
+    parser.add_argument("--batch-seconds", type=float, default=60.0, help="with --device: audio encoded at once")
+    parser.add_argument("--compared", type=int, default=16, help="with --device: utterances compared with the CPU's")
+    parser.add_argument("--thin", action="store_true", help="with --device: a small codec, to try the benchmark")
     options = parser.parse_args()
+    if options.device:
+        import encode_on_device
+
+        encode_on_device.measure(options, GEOMETRY)
+        return
     files = sorted(file for kind in ("flac", "wav") for file in options.speech.rglob(f"*.{kind}"))[: options.utterances]
     if not files:
         parser.error(f"{options.speech} has no flac or wav files")

@@ -2,6 +2,9 @@
 
 python benchmarks/training_step.py [--speech FOLDER] [--seconds 2] [--batch 6] [--steps 8] [--rounds 3] [--json FILE]
 
+With --device cuda (or cpu), training_on_device.py on codes made there: the step at 1, 2, 3 and 4 s in bfloat16 and
+float32 beside the straightforward one, memory, share of the copy bandwidth, and what phase 10 would take.
+
 Phase 10's step with its loss (L1 and magnitudes of three windows), clipping and AdamW, from the same codec. The loop is
 as one writes it down: whole files are read and resampled, a slice of each is cut, encoded and decoded, eagerly. Ours is
 the step of the library's loop with its data: cached codes, partial reads, fused kernels; it decodes context beside
@@ -43,7 +46,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # one round, in a process of its own
+    parser.add_argument("--device", help="measure on this device, on codes made here")
+    on_device = parser.add_argument_group("with --device")
+    on_device.add_argument("--lengths", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="of slices, seconds")
+    on_device.add_argument("--batch-seconds", type=float, default=96.0, help="audio in a step")
+    on_device.add_argument("--no-compile", dest="compile", action="store_false", help="our steps without torch.compile")
+    on_device.add_argument("--corpus", type=int, default=2_800_000, help="utterances that phase 10 is extrapolated to")
+    on_device.add_argument("--mean-seconds", type=float, default=5.0, help="of each of them")
+    on_device.add_argument("--thin", action="store_true", help="a small codec, to try the benchmark")
     options = parser.parse_args()
+    if options.device:
+        import training_on_device
+
+        training_on_device.measure(options)
+        return
     if not options.speech.is_dir():
         parser.error(f"{options.speech} is no folder")
     if options.way:
@@ -166,7 +182,7 @@ def our_steps(files: list[Path], options: argparse.Namespace, fixed: bool = Fals
     """The library's own steps, on a home made for this. fixed: the step alone, always the same batch."""
     from snac_pipeline.codec import SNAC
     from snac_pipeline.training.compiling import Synthesis, choose_kernels
-    from snac_pipeline.training.data import collate
+    from snac_pipeline.training.data import Reader, collate
     from snac_pipeline.training.loop import gradients, steps_of
     from snac_pipeline.training.model import build_model, enter_stage, trained_parameters
     from snac_pipeline.training.plan import Plan
@@ -182,7 +198,8 @@ def our_steps(files: list[Path], options: argparse.Namespace, fixed: bool = Fals
         plan = Plan(recipe, model, speech)
         model.train()
         if not fixed:
-            for _ in steps_of(0, plan, training, speech, synthesis, Path(folder)):
+            reader = Reader(speech.dataset, plan.batches_from(0, 0), ALONE, recipe.loader_workers)
+            for _ in steps_of(0, plan, training, reader, synthesis):
                 yield
             sys.exit(f"{len(files)} files are too few for {options.steps} steps")
         [slices] = plan.epoch(0)[0]

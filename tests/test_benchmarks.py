@@ -39,10 +39,62 @@ def test_the_recipes_of_the_benchmark_of_heads_are_recipes(monkeypatch):
     assert [(head.init, head.upsampler) for head in made] == heads.FORMS
 
 
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+HIDDEN = {"dagster", "polars", "soundfile", "soxr", "torchaudio", "pyarrow", "av", "xxhash", "huggingface_hub", "snac"}
+real = PathFinder.find_spec
+
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in HIDDEN else real(name, path, target)
+
+PathFinder.find_spec = staticmethod(find_spec)
+sys.path.insert(0, "benchmarks")
+import encode_on_device, training_on_device
+assert not HIDDEN & {name for name in sys.modules if hasattr(sys.modules[name], "__file__")}
+assert encode_on_device.bare.is_there("numpy") and not encode_on_device.bare.is_there("polars")
+print("imported")
+"""
+
+
+def test_what_measures_a_gpu_needs_nothing_that_reads_files_or_tables():
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == "imported\n", done.stderr
+
+
 SMALL = {
     "bpe.py": ["--tokens", "20000", "40000", "--merges", "20", "--json"],
     "codes_todo.py": ["--utterances", "3000", "--missing", "10", "--json"],
     "orchestration.py": ["--rounds", "1", "--assets", "1", "2", "--corpora", "1", "2", "--json"],
+    "encode.py": [
+        "--device",
+        "cpu",
+        "--thin",
+        "--utterances",
+        "2",
+        "--rounds",
+        "1",
+        "--compared",
+        "1",
+        "--batch-seconds",
+        "8",
+        "--json",
+    ],
+    "loss_curves.py": ["--steps", "50", "--seeds", "2", "--json"],
+    "training_step.py": [
+        "--device",
+        "cpu",
+        "--thin",
+        "--batch-seconds",
+        "1",
+        "--steps",
+        "1",
+        "--lengths",
+        "1",
+        "--no-compile",
+        "--json",
+    ],
     "scaling.py": ["--utterances", "20000", "--json"],
     "scan.py": ["--new", "4", "--unchanged", "500", "--out"],
     "token_statistics.py": ["--tokens", "300000", "--larger", "2", "--rounds", "1", "--json"],

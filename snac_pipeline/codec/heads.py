@@ -37,12 +37,13 @@ def halfband_kernel(dtype: torch.dtype = torch.float32) -> Tensor:
     return _HALFBAND.to(dtype)
 
 
-def double_rate(audio_B1T: Tensor) -> Tensor:
+def double_rate(audio_B1T: Tensor, kernel: Tensor | None = None) -> Tensor:
     """Interpolate to twice the rate, (B, 1, T) -> (B, 1, 2T); even samples are the input, bit for bit.
 
+    kernel: `halfband_kernel` where it is on the audio's device already; a GPU would have the host wait for its copy.
     The project's one definition of "resampled": the double-rate head starts from it, and reports compare with it.
     """
-    kernel = halfband_kernel().to(audio_B1T)
+    kernel = (halfband_kernel() if kernel is None else kernel).to(audio_B1T)
     between = F.conv1d(F.pad(audio_B1T, (HALF_TAPS - 1, HALF_TAPS)), kernel)
     return torch.stack((audio_B1T, between), dim=-1).flatten(-2)
 
@@ -59,6 +60,8 @@ class DoubleRateHead(nn.Module):
     def __init__(self, channels: int, depthwise: bool, upsampler: Upsampler = "depthwise", interpolated: bool = True):
         super().__init__()
         self.interpolated = interpolated
+        self.kernel: Tensor
+        self.register_buffer("kernel", halfband_kernel(), persistent=False)
         width = channels if upsampler == "dense" else channels // 2
         grouped = depthwise and upsampler == "depthwise"
         # Without weight norm, which cannot represent a zero weight.
@@ -82,7 +85,7 @@ class DoubleRateHead(nn.Module):
         for unit in units:
             x = unit(x, twice)
         x = last(masked(second(x), twice).to(next(last.parameters()).dtype))
-        return double_rate(native_B1T) + x if self.interpolated else torch.tanh(x)
+        return double_rate(native_B1T, self.kernel) + x if self.interpolated else torch.tanh(x)
 
     @torch.no_grad()
     def copy_decoder(self, block: DecoderBlock, snake: Snake, conv: nn.Conv1d) -> None:

@@ -74,11 +74,14 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        """mask_B1T: as for `masked`, of the result."""
         if torch.is_grad_enabled() and (x_BCT.requires_grad or self.alpha.requires_grad):
             out: Tensor = kernels.SnakeFunction.apply(x_BCT, self.alpha)
-            return out
-        return kernels.snake_without_gradients(x_BCT, self.alpha)
+            return masked(out, mask_B1T)
+        if mask_B1T is not None and (gpu := kernels.gpu_kernels(x_BCT)):
+            return gpu.snake(x_BCT, self.alpha, mask_B1T)
+        return masked(kernels.snake_without_gradients(x_BCT, self.alpha), mask_B1T)
 
 
 def of_kind(modules: Iterable[nn.Module], kind: type[Kind]) -> list[Kind]:
@@ -105,7 +108,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
         first, dilated, second, pointwise = self.block
-        residual: Tensor = pointwise(second(dilated(masked(first(x_BCT), mask_B1T))))
+        residual: Tensor = pointwise(second(dilated(first(x_BCT, mask_B1T))))
         return x_BCT + residual
 
 
@@ -120,14 +123,18 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, channels: int, stride: int, depthwise: bool):
         super().__init__()
+        self.stride = stride
         self.block = nn.Sequential(
             *residual_units(channels, depthwise),
             Snake(channels),
             conv(channels, 2 * channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)),
         )
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        out: Tensor = self.block(x_BCT)
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+        *units, snake, down = self.block
+        for unit in units:
+            x_BCT = unit(x_BCT, mask_B1T)
+        out: Tensor = down(snake(x_BCT, mask_B1T))
         return out
 
 

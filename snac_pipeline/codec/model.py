@@ -38,10 +38,20 @@ class Encoder(nn.Module):
         groups = channels if spec.depthwise else 1
         layers.append(conv(channels, channels, kernel_size=7, padding=3, groups=groups))
         self.block = nn.Sequential(*layers)
+        self.hop_length = spec.hop_length
 
-    def forward(self, audio_B1T: Tensor) -> Tensor:
-        latents: Tensor = self.block(audio_B1T)
-        return latents
+    def forward(self, audio_B1T: Tensor, latents_B: Tensor | None = None) -> Tensor:
+        """latents_B: how many latents of each item are kept. Up to there they are those that it has alone, whatever
+        follows; the rest mean nothing. None: all."""
+        ends, samples_per_latent, x = Ends(latents_B), self.hop_length, audio_B1T
+        for module in self.block:
+            mask = ends.mask(x, samples_per_latent)
+            if isinstance(module, EncoderBlock):
+                x = module(x, mask)
+                samples_per_latent //= module.stride
+            else:
+                x = module(masked(x, mask))
+        return x
 
 
 class Ends:

@@ -21,12 +21,13 @@ VECTORS, CODES = 64, 128
 """Vectors that a program finds codes for, and codes that it looks at at once."""
 
 
-def snake(x_BCT: Tensor, alpha_1C1: Tensor) -> Tensor:
-    """As kernels.snake, in x's type."""
+def snake(x_BCT: Tensor, alpha_1C1: Tensor, mask_B1T: Tensor | None = None) -> Tensor:
+    """As kernels.snake, in x's type; times the mask, where there is one."""
     x = x_BCT.contiguous()
     out = torch.empty_like(x)
     rows, blocks, block = _grid(x)
-    _snake[rows, blocks](x, alpha_1C1.contiguous(), out, x.shape[1], x.shape[2], block)
+    alpha, mask = alpha_1C1.contiguous(), x if mask_B1T is None else mask_B1T.contiguous()
+    _snake[rows, blocks](x, alpha, mask, out, x.shape[1], x.shape[2], mask_B1T is not None, block)
     return out
 
 
@@ -81,13 +82,16 @@ def _grid(x_BCT: Tensor) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _snake(x_ptr, alpha_ptr, out_ptr, channels, length, block: tl.constexpr):
+def _snake(x_ptr, alpha_ptr, mask_ptr, out_ptr, channels, length, masked: tl.constexpr, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * block + tl.arange(0, block)
     alpha = tl.load(alpha_ptr + row % channels).to(tl.float32)
     x = tl.load(x_ptr + row * length + at, mask=at < length, other=0.0).to(tl.float32)
     sine = tl.sin(alpha * x)
     out = x + sine * sine / (alpha + SNAKE_EPSILON)
+    if masked:
+        kept = tl.load(mask_ptr + row // channels * length + at, mask=at < length, other=0.0)
+        out *= kept.to(tl.float32)
     tl.store(out_ptr + row * length + at, out.to(out_ptr.dtype.element_ty), mask=at < length)
 
 

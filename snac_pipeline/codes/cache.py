@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,16 @@ import torch
 
 from snac_pipeline.codec import SNAC, CodecSpec
 from snac_pipeline.codec.kernels import compile_snake, fuse_snake
-from snac_pipeline.codes.encode import Recording, Window, encode_in_memory, plan_windows, recordings, window_samples
+from snac_pipeline.codes.encode import (
+    Codes,
+    Encoder,
+    Recording,
+    Window,
+    one_by_one,
+    plan_windows,
+    recordings,
+    window_samples,
+)
 from snac_pipeline.codes.fingerprint import encoder_fingerprint, encoder_identity
 from snac_pipeline.codes.parts import (
     QUARANTINE,
@@ -42,7 +52,7 @@ from snac_pipeline.engine.devices import find_devices, readers_for
 from snac_pipeline.engine.pools import open_pool
 from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import flush_folder, value_digest
-from snac_pipeline.settings import CachingSettings
+from snac_pipeline.settings import CachingSettings, Precision
 
 OnEvent = Callable[[dict[str, Any]], None]
 FUSE_SECONDS = 3600.0
@@ -227,7 +237,7 @@ def _encode(
     # Never in this process, whose own encoding, of the sample above all, is the plain one.
     fused = pays and options.compile and options.engine != "inline" and _compiles(on_event)
     work = partial(encode_part, codec, folder, options, readers, fused)
-    prepare = partial(_prepare, codec, options.batch_seconds, readers, fused)
+    prepare = partial(_prepare, codec, options.batch_seconds, options.precision, readers, fused)
     told = 0.0
     with contextlib.closing(open_pool(options.engine, work, devices, options.hang_seconds, prepare)) as pool:
         for event in attempts.run_parts(pool, parts):
@@ -321,18 +331,16 @@ def encode_part(
     is compiled. A part that is there by now is not encoded again: another run wrote it, or an attempt that died between
     its rename and its last word.
     """
-    started, waited = time.monotonic(), 0.0
-    batch_seconds = options.batch_seconds
-    model = _model(codec, device, fused)
-    spec = model.spec
+    started, batch_seconds, buckets = time.monotonic(), options.batch_seconds, not one_by_one(device)
+    encoder = _encoder(codec, device, fused, options.precision)
+    spec = encoder.model.spec
     if part_path(folder, [item.digest for item in part]).exists():
         flush_folder(folder)  # who renamed it may not have come so far
         seconds = sum(item.num_samples for item in part) / spec.sampling_rate
-        return PartResult(len(part), seconds, {}, time.monotonic() - started, waited)
-    plan = list(plan_windows(part, spec, batch_seconds))
-    codes: dict[str, list[list[np.ndarray]]] = {item.digest: [[] for _ in range(spec.levels)] for item in part}
+        return PartResult(len(part), seconds, {}, time.monotonic() - started, 0.0)
+    plan = list(plan_windows(part, spec, batch_seconds, buckets=buckets))
+    kept, begun, waited = _Kept(spec, part), deque[tuple[Window, list[int], Codes]](), 0.0
     unreadable: dict[str, str] = {}
-    utterances, seconds = 0, 0.0
     with _reading(readers, spec, batch_seconds) as reader, contextlib.closing(reader.read(_reads(plan, spec))) as read:
         for window in plan:
             asked = time.monotonic()
@@ -341,25 +349,43 @@ def encode_part(
             unreadable |= {item.digest: e for item, e in zip(window.items, errors, strict=True) if e is not None}
             good = [row for row, item in enumerate(window.items) if item.digest not in unreadable]
             if good:
-                levels = encode_in_memory(model, audio if len(good) == len(audio) else audio[good], options.precision)
-                for k, (level, count) in enumerate(zip(levels, spec.tokens_per_frame, strict=True)):
-                    for row, tokens in zip(good, window.kept(level, count), strict=True):
-                        codes[window.items[row].digest][k].append(tokens)
-            utterances += len(good) if window.end == window.last else 0
-            seconds += len(good) * (window.end - window.start) * spec.frame_seconds
-            yield Progress(utterances, seconds)
+                audio = audio if len(good) == len(audio) else audio[good]
+                filled = ([window.frames[row] for row in good], window.shape(spec, batch_seconds)) if buckets else ()
+                begun.append((window, good, encoder.begin_in_memory(audio, *filled)))
+            if len(begun) > buckets:  # a GPU has the next window before the codes of the last are waited for
+                yield kept.take(*begun.popleft())
+        while begun:
+            yield kept.take(*begun.popleft())
     done = [item for item in part if item.digest not in unreadable]
     if done:
         write_part(
             folder,
             [item.digest for item in done],
             [item.num_samples for item in done],
-            [[np.concatenate(level) for level in codes[item.digest]] for item in done],
+            [[np.concatenate(level) for level in kept.codes[item.digest]] for item in done],
             spec,
             {"torch": torch.__version__, "device": f"{device}, compiled" if fused else device},
         )
     seconds = sum(item.num_samples for item in done) / spec.sampling_rate
     return PartResult(len(done), seconds, unreadable, time.monotonic() - started, waited)
+
+
+class _Kept:
+    """The codes of a part so far: by digest, for each level, those of the recording's windows in order."""
+
+    def __init__(self, spec: CodecSpec, part: list[Recording]):
+        self.spec = spec
+        self.codes: dict[str, list[list[np.ndarray]]] = {item.digest: [[] for _ in range(spec.levels)] for item in part}
+        self.utterances, self.seconds = 0, 0.0
+
+    def take(self, window: Window, rows: list[int], codes: Codes) -> Progress:
+        """Wait for the codes of those rows of a window that could be read."""
+        for k, (level, count) in enumerate(zip(codes(), self.spec.tokens_per_frame, strict=True)):
+            for row, tokens in zip(rows, level, strict=True):
+                self.codes[window.items[row].digest][k].append(window.kept(tokens, row, count))
+        self.utterances += len(rows) if window.end == window.last else 0
+        self.seconds += len(rows) * (window.end - window.start) * self.spec.frame_seconds
+        return Progress(self.utterances, self.seconds)
 
 
 def _reads(plan: list[Window], spec: CodecSpec) -> list[Read]:
@@ -370,13 +396,13 @@ def _reads(plan: list[Window], spec: CodecSpec) -> list[Read]:
     ]  # fmt: skip
 
 
-_models: dict[tuple[Path, str], SNAC] = {}
+_encoders: dict[tuple[Path, str, Precision], Encoder] = {}
 _readers: dict[tuple[int, int, int], Readers] = {}
 
 
-def _prepare(codec: Path, batch_seconds: float, readers: int, fused: bool, device: str) -> None:
+def _prepare(codec: Path, batch_seconds: float, precision: Precision, readers: int, fused: bool, device: str) -> None:
     """What a worker has ready before its first part: the codec on its device, and its readers."""
-    spec = _model(codec, device, fused).spec
+    spec = _encoder(codec, device, fused, precision).model.spec
     with _reading(readers, spec, batch_seconds):
         pass
 
@@ -393,13 +419,14 @@ def _compiles(on_event: OnEvent) -> bool:
     return True
 
 
-def _model(codec: Path, device: str, fused: bool) -> SNAC:
-    """The codec on `device`, loaded once for each process."""
+def _encoder(codec: Path, device: str, fused: bool, precision: Precision) -> Encoder:
+    """The codec's on `device`, loaded once for each process."""
     if fused:
         fuse_snake()
-    if (codec, device) not in _models:
-        _models[codec, device] = SNAC.from_pretrained(codec).to(device)
-    return _models[codec, device]
+    key = codec, device, precision
+    if key not in _encoders:
+        _encoders[key] = Encoder.on_device(SNAC.from_pretrained(codec).to(device), precision)
+    return _encoders[key]
 
 
 @contextlib.contextmanager

@@ -40,11 +40,15 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 
 @torch.inference_mode()
-def quantize(model: SNAC, audio_B1T: Tensor, precision: Precision) -> Quantized:
-    """`model.quantize` of float32 audio at sampling_rate, on the model's device, in `precision`."""
+def quantize(model: SNAC, audio_B1T: Tensor, precision: Precision, frames_B: Tensor | None = None) -> Quantized:
+    """`model.quantize` of float32 audio at sampling_rate, on the model's device, in `precision`.
+
+    frames_B: coarse frames that each item really has; those after them mean nothing. None: all have all.
+    """
     audio = model.preprocess(audio_B1T)
+    latents_B = None if frames_B is None else frames_B * model.spec.vq_strides[0]
     with _tf32(precision == "tf32"), _BFloat16Convolutions() if precision == "bf16" else contextlib.nullcontext():
-        latents = model.encoder(audio)
+        latents = model.encoder(audio, latents_B)
     with _tf32(False):
         quantized: Quantized = model.quantizer(latents)
     return quantized

@@ -190,7 +190,7 @@ def _runner(file: Path, device: str) -> Any:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         [given] = session.get_inputs()
         return lambda speech: session.run(None, {given.name: speech})[0]
-    model = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]  # torch has no types
+    model = torch.jit.load(file, map_location=device).eval()
 
     def run(speech: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

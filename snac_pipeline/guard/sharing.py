@@ -39,8 +39,10 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
             nvml = entered.enter_context(open_nvml())
         except PipelineError as error:
             tell(f"nobody can tell who else is on the GPUs: {error}")
-        gpus = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
-        yield settings if "LOCAL_RANK" in os.environ else settings.model_copy(update={"devices": gpus})
+        ours = hold(_identities(gpus), nvml, doing, settings.when_taken, tell, entered, rest_is_enough)
+        # A GPU that is named twice is held once, for two workers of ours.
+        left = [name for name in gpus if name in ours]
+        yield settings if "LOCAL_RANK" in os.environ else settings.model_copy(update={"devices": left})
 
 
 def gpus_to_take(devices: Sequence[str], environment: Mapping[str, str]) -> list[str]:

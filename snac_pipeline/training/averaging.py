@@ -23,8 +23,8 @@ class Average:
         """Take in the parameters as they are after `step`."""
         if self.decay is None:
             return
-        for name, parameter in self.parameters.items():
-            self.means[name].lerp_(parameter, 1 - min(self.decay, (1 + step) / (10 + step)))
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_([self.means[name] for name in self.parameters], list(self.parameters.values()), share)
 
     @torch.no_grad()
     def restart(self, prefix: str) -> None:

@@ -7,7 +7,6 @@ and that so gets no gradient, is moved onto such a vector again (Zeghidour et al
 """
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,22 +14,26 @@ from torch import Tensor
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codec.quantizer import Quantized
+from snac_pipeline.training.ranks import Ranks
 from snac_pipeline.training.recipe import Codebooks
 
 RESERVOIR = 4096
 """Recent vectors per level to draw codes from."""
+
+Note = tuple[list[Tensor], list[Tensor]]
+"""Of a batch, per level: codes (N,), and vectors (N, codebook_dim)."""
 
 
 class CodebookCare:
     """Counts how often codes are chosen and keeps recent vectors. Its state is part of the checkpoint."""
 
     def __init__(self, model: SNAC, options: Codebooks):
-        spec = model.spec
+        spec, device = model.spec, next(model.parameters()).device
         self.quantizers = model.quantizer.levels
         self.options = options
-        self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64)
-        self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim) for _ in range(spec.levels)]
-        self.noted: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.counts_KV = torch.zeros(spec.levels, spec.codebook_size, dtype=torch.int64, device=device)
+        self.recent: list[Tensor] = [torch.empty(0, spec.codebook_dim, device=device) for _ in range(spec.levels)]
+        self.noted: list[Note] = []
 
     def rounds(self, step: int) -> bool:
         """Whether latents are rounded to codes at `step`."""
@@ -39,20 +42,21 @@ class CodebookCare:
     @torch.no_grad()
     def observe(self, quantized: Quantized) -> None:
         """Take note of a batch's choices and vectors."""
-        codes = [level.flatten().cpu() for level in quantized.codes]
-        vectors = [level.detach().transpose(1, 2).flatten(0, 1).cpu() for level in quantized.projected]
+        codes = [level.flatten() for level in quantized.codes]
+        vectors = [level.detach().transpose(1, 2).flatten(0, 1) for level in quantized.projected]
         self.noted.append((codes, vectors))
 
-    def settle(self, gather: Callable[[Any], list[Any]]) -> None:
-        """A step is done: count what was noted in all processes. `gather` gives everybody's value in order.
+    def settle(self, ranks: Ranks) -> None:
+        """A step is done: count what was noted in all processes.
 
         Batch by batch, and each in the order of its items, as one process would have noted it. Of a step's last batch
-        some processes may have had nothing.
+        some processes may have had nothing. Alone, everything stays on the device and the host waits for nothing.
         """
-        by_batch = itertools.zip_longest(*gather(self.noted))
-        for codes, vectors in (note for notes in by_batch for note in notes if note is not None):
+        device = self.counts_KV.device
+        by_batch = itertools.zip_longest(*ranks.gather(self.noted if ranks.world == 1 else _moved(self.noted, "cpu")))
+        for codes, vectors in _moved([note for notes in by_batch for note in notes if note is not None], device):
             for k, counts in enumerate(self.counts_KV):
-                counts += torch.bincount(codes[k], minlength=len(counts))
+                counts.index_add_(0, codes[k], torch.ones_like(codes[k]))  # bincount would ask the device for its size
                 # Cloned, since a checkpoint would hold all that a slice is a view of.
                 self.recent[k] = torch.cat([self.recent[k], vectors[k]])[-RESERVOIR:].clone()
         self.noted = []
@@ -83,7 +87,7 @@ class CodebookCare:
             mean = vectors.mean(dim=0).to(bias_in)
             bias_out += quantizer.out_proj.weight[:, :, 0] @ mean
             bias_in -= mean
-            vectors -= mean.cpu()
+            vectors -= mean
         self.counts_KV.zero_()
         self._restart()
 
@@ -94,13 +98,13 @@ class CodebookCare:
             if len(vectors) and len(dead):
                 drawn = torch.randperm(len(vectors)).repeat(-(-len(dead) // len(vectors)))[: len(dead)]
                 weight = quantizer.codebook.weight
-                weight[dead.to(weight.device)] = vectors[drawn].to(weight)
+                weight[dead] = vectors[drawn.to(vectors.device)].to(weight)
         self.counts_KV.zero_()
 
-    def perplexity(self) -> list[float]:
-        """Per level, the effective number of codes chosen since the last restart: e to their entropy in nats."""
+    def perplexity(self) -> Tensor:
+        """Per level (K,), the effective number of codes chosen since the last restart: e to their entropy in nats."""
         share_KV = self.counts_KV / self.counts_KV.sum(dim=1, keepdim=True).clamp(min=1)
-        return torch.exp(-torch.xlogy(share_KV, share_KV).sum(dim=1)).tolist()
+        return torch.exp(-torch.xlogy(share_KV, share_KV).sum(dim=1))
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -108,4 +112,9 @@ class CodebookCare:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.counts_KV, self.recent = state["counts"], state["recent"]
+        device = self.counts_KV.device
+        self.counts_KV, self.recent = state["counts"].to(device), [level.to(device) for level in state["recent"]]
+
+
+def _moved(notes: list[Note], device: torch.device | str) -> list[Note]:
+    return [([x.to(device) for x in codes], [x.to(device) for x in vectors]) for codes, vectors in notes]

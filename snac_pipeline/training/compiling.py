@@ -55,4 +55,4 @@ class Synthesis:
 
     def of(self, batch: Batch) -> Callable[..., dict[int, torch.Tensor]]:
         """What `batch` is decoded with. The last batch of an epoch, which is smaller, is not worth a compilation."""
-        return self.synthesize if len(batch.rows) == self.items else self.model.synthesize
+        return self.synthesize if len(batch.row_B) == self.items else self.model.synthesize

@@ -8,7 +8,8 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from snac_pipeline.codec import CodecSpec
 from snac_pipeline.codes.view import CodesView
 from snac_pipeline.corpus.audio import read_audio
 from snac_pipeline.engine.child import die_with_parent
+from snac_pipeline.training.ranks import Ranks
 from snac_pipeline.training.slices import Slice
 from snac_pipeline.training.targets import Targets
 
@@ -30,7 +32,7 @@ from snac_pipeline.training.targets import Targets
 class Batch:
     """Slices with one window and one segment length."""
 
-    rows: list[int]
+    row_B: Tensor
     """Row of each item in the training table."""
     codes: list[Tensor] | None
     """Per level (B, window * tokens_per_frame[k]); None where the codec itself is trained."""
@@ -50,17 +52,24 @@ class Batch:
     """Hz (B,) above which the loss at an output rate looks at nothing; no entry: at everything."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch on `device`, which from pinned memory copies it while the host goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU can read by itself; what torch's DataLoader asks for."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            self.rows,
-            self.codes and [level.to(device, non_blocking=True) for level in self.codes],
-            None if self.audio_B1T is None else self.audio_B1T.to(device, non_blocking=True),
-            {rate: audio.to(device, non_blocking=True) for rate, audio in self.targets.items()},
-            None if self.frames_B is None else self.frames_B.to(device),
-            self.offset_B.to(device),
-            self.valid_B.to(device),
-            self.start_B.to(device),
-            {rate: cutoff_B.to(device) for rate, cutoff_B in self.cutoffs.items()},
+            change(self.row_B),
+            self.codes and [change(level) for level in self.codes],
+            None if self.audio_B1T is None else change(self.audio_B1T),
+            {rate: change(audio) for rate, audio in self.targets.items()},
+            None if self.frames_B is None else change(self.frames_B),
+            change(self.offset_B),
+            change(self.valid_B),
+            change(self.start_B),
+            {rate: change(cutoff_B) for rate, cutoff_B in self.cutoffs.items()},
         )
 
 
@@ -111,7 +120,7 @@ def collate(items: list[dict[str, Any]]) -> Batch:
         levels = zip(*(item["codes"] for item in items), strict=True)
         codes = [torch.from_numpy(np.stack(level).astype(np.int64)) for level in levels]
     return Batch(
-        rows=[s.row for s in slices],
+        row_B=torch.tensor([s.row for s in slices]),
         codes=codes,
         audio_B1T=torch.stack([item["audio"] for item in items]) if "audio" in items[0] else None,
         targets={rate: torch.stack([item["targets"][rate] for item in items]) for rate in items[0]["targets"]},
@@ -123,8 +132,27 @@ def collate(items: list[dict[str, Any]]) -> Batch:
     )
 
 
-def read_batches(dataset: SpeechSlices, plan: Sequence[list[Slice]], workers: int) -> Iterator[Batch]:
-    """The plan's batches in order, read ahead by `workers` processes, or by one thread when 0."""
+class Reader(Iterator[Batch]):
+    """This process's shares of batches, read ahead across the ends of epochs; and how long its taker has waited."""
+
+    def __init__(self, dataset: SpeechSlices, batches: Iterable[list[Slice]], ranks: Ranks, workers: int):
+        shares = (list(share) for batch in batches if (share := ranks.share(batch)))
+        self.batches = read_batches(dataset, shares, workers)
+        self.waited = 0.0
+        """Seconds."""
+
+    def __next__(self) -> Batch:
+        asked = time.monotonic()
+        batch = next(self.batches)
+        self.waited += time.monotonic() - asked
+        return batch
+
+
+def read_batches(dataset: SpeechSlices, plan: Iterable[list[Slice]], workers: int) -> Iterator[Batch]:
+    """The plan's batches in order, read ahead by `workers` processes, or by one thread when 0.
+
+    Into pinned memory where there is a GPU. The plan may be a generator, which is asked for as much as is read.
+    """
     loader = DataLoader(
         dataset,
         batch_sampler=plan,

@@ -46,6 +46,7 @@ class Journal:
         self.began, self.audio_seconds, self.told = time.monotonic(), 0.0, float("-inf")
         self.began_at = time.time()
         self.first: tuple[float, float] | None = None
+        self.latest: dict[str, Any] = {}
 
     def say(self, message: str, **figures: Any) -> None:
         """A sentence, and figures for programs."""
@@ -55,20 +56,26 @@ class Journal:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
         self.on_event({"message": message, **figures})
 
+    def is_due(self, progress: Progress) -> bool:
+        """Whether it is time for words; told by the first process, whose clock counts."""
+        late = time.monotonic() - self.told > self.every_seconds
+        return self.ranks.first and (late or progress.step == self.plan.steps)
+
     def stepped(self, progress: Progress, figures: dict[str, Any]) -> None:
-        """A step is done, with the figures that loop.steps_of gives: into the history, once in a while into words."""
+        """A step's figures, as Readings.read gives them: into the history."""
         self.audio_seconds += figures["audio_seconds"]
         self.first = self.first or (time.monotonic(), self.audio_seconds)
-        if not self.ranks.first:
-            return
-        last = progress.step == self.plan.steps
-        if progress.step % self.history_every == 0 or last:
-            entry = {"step": progress.step, "epoch": progress.epoch, "loss": figures["loss"], "rate": figures["rate"]}
-            progress.history.append(entry)
-            self.tracker.log_scalars(progress.step, _followed(figures))
-        if time.monotonic() - self.told > self.every_seconds or last:
+        self.latest = figures
+        step = figures["step"]
+        if self.ranks.first and (step % self.history_every == 0 or step == self.plan.steps):
+            progress.history.append({name: figures[name] for name in ("step", "epoch", "loss", "rate")})
+            self.tracker.log_scalars(step, _followed(figures))
+
+    def tell(self, progress: Progress) -> None:
+        """Where the run stands, when that is due; the figures of the last step are the newest that there are."""
+        if self.is_due(progress):
             self.told = time.monotonic()
-            self._tell(progress, figures)
+            self._tell(progress, self.latest)
 
     def measured(self, progress: Progress, figures: dict[str, Any]) -> None:
         """An epoch's held-out losses, by name (val_<rate>), and noise_gain, a list, where the decoder has noise."""
@@ -123,7 +130,7 @@ def in_words(figures: dict[str, Any]) -> str:
 
 
 def _followed(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name not in ("rate", "audio_seconds")}
+    return {name: value for name, value in figures.items() if name not in ("rate", "audio_seconds", "epoch", "step")}
 
 
 def _duration(seconds: float) -> str:

@@ -6,7 +6,6 @@ checkpoint, so that a run that was killed continues bit for bit on a CPU.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from torch import Tensor
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codec.quantizer import Quantized
-from snac_pipeline.errors import PipelineError
 from snac_pipeline.files import write_text
-from snac_pipeline.training.checkpoints import checkpoint_folders
 from snac_pipeline.training.codebooks import CodebookCare
 from snac_pipeline.training.compiling import Synthesis
-from snac_pipeline.training.data import Batch, read_batches
+from snac_pipeline.training.data import Batch, Reader
 from snac_pipeline.training.journal import Journal, OnEvent
 from snac_pipeline.training.losses import reconstruction_losses
 from snac_pipeline.training.measuring import Measuring
@@ -29,6 +26,7 @@ from snac_pipeline.training.model import enter_stage, output_rates, trained_para
 from snac_pipeline.training.noise_branch import noise_of
 from snac_pipeline.training.plan import Plan, Speech
 from snac_pipeline.training.ranks import ALONE, Ranks
+from snac_pipeline.training.readings import Readings, Taken
 from snac_pipeline.training.recipe import HeadName, Recipe
 from snac_pipeline.training.slices import Slice
 from snac_pipeline.training.state import Training
@@ -62,19 +60,27 @@ def train(
     train together. compiled: decode through torch.compile. Raises PipelineError when the loss is no longer finite or
     another process is gone, Interrupted on SIGINT or SIGTERM.
     """
-    plan, training = Plan(recipe, model, speech), Training(recipe, model, ranks)
+    plan, training, readings = Plan(recipe, model, speech), Training(recipe, model, ranks), Readings(run, speech)
     journal = Journal(
         run, on_event, plan, training.device, tracker=tracker or NoTracker(), ranks=ranks, every_seconds=LOG_SECONDS
     )
     measuring = Measuring(training, held_out, plan, run, journal)
     training.resume(run, journal.say)
     progress, synthesis = training.progress, Synthesis(model, compiled)
+    reader = Reader(
+        speech.dataset, plan.batches_from(progress.epoch, progress.epoch_step), ranks, recipe.loader_workers
+    )
     model.train()
     with stop_signals() as stop_requested:
         for epoch in range(progress.epoch, recipe.epochs):
-            for figures in steps_of(epoch, plan, training, speech, synthesis, run):
-                journal.stepped(progress, figures)
-                stop, due = ranks.any(stop_requested(), training.is_due())
+            for taken in steps_of(epoch, plan, training, reader, synthesis):
+                readings.note(taken)
+                told = journal.is_due(progress) or progress.epoch_step == plan.steps_in(epoch)
+                stop, due, told = ranks.any(stop_requested(), training.is_due(), told)
+                if stop or due or told:
+                    for figures in readings.read():
+                        journal.stepped(progress, figures)
+                    journal.tell(progress)
                 if stop or due:
                     training.save(run)
                 if stop:
@@ -84,39 +90,35 @@ def train(
             progress.epoch, progress.epoch_step = epoch + 1, 0
     if ranks.first:
         write_text(run / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in progress.history))
-    return {**measuring.result(), "audio_seconds_per_second": journal.pace}
+    return {**measuring.result(), "audio_seconds_per_second": journal.pace, "waited_for_data_seconds": reader.waited}
 
 
 def steps_of(
-    epoch: int, plan: Plan, training: Training, speech: Speech, synthesis: Synthesis, run: Path
-) -> Iterator[dict[str, Any]]:
-    """Take the steps of an epoch that are not done yet; after each, its figures.
+    epoch: int, plan: Plan, training: Training, reader: Iterator[Batch], synthesis: Synthesis
+) -> Iterator[Taken]:
+    """Take the steps of an epoch that are not done yet. The host waits for nothing that the device computes.
 
-    loss, rate (the schedule's factor), gradient_norm, audio_seconds, and learning rates and use of codebooks.
+    Figures: loss, rate (the schedule's factor), gradient_norm, audio_seconds, learning rates and use of codebooks.
     """
     recipe, model, optimizer, progress = training.recipe, training.model, training.optimizer, training.progress
     stage, _ = recipe.stage_at(epoch)
     enter_stage(stage, model, trains_noise=recipe.trains_noise)
     synthesis.begin(plan.span_at(epoch), len(training.ranks.share(range(plan.batch_size(epoch)))))
     stage_steps, stage_done = plan.stage_steps(epoch)
-    steps = plan.epoch(epoch)[progress.epoch_step :]
-    shares = [list(share) for batches in steps for batch in batches if (share := training.ranks.share(batch))]
-    reader = read_batches(speech.dataset, shares, recipe.loader_workers)
-    for batches in steps:
+    for batches in plan.epoch(epoch)[progress.epoch_step :]:
         factor = training.set_rates(stage, stage_done + progress.epoch_step, stage_steps)
         if "quantizer" in stage.learning_rates:
             training.tend_codebooks(plan.steps)
-        loss = gradients(training, batches, reader, synthesis).item()
-        norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model), recipe.optimizer.grad_clip).item()
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise _not_finite(run, training, batches, speech)
+        loss = gradients(training, batches, reader, synthesis)
+        norm = torch.nn.utils.clip_grad_norm_(trained_parameters(model), recipe.optimizer.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         training.average.update(progress.step)
         progress.epoch_step += 1
         progress.step += 1
         seconds = sum(map(len, batches)) * plan.slice_seconds(epoch)
-        yield {"loss": loss, "rate": factor, "gradient_norm": norm, "audio_seconds": seconds, **training.figures()}
+        figures = {"loss": loss, "rate": factor, "gradient_norm": norm, "audio_seconds": seconds}
+        yield Taken(epoch, progress.step, batches, {**figures, **training.figures()})
 
 
 def gradients(training: Training, batches: list[list[Slice]], reader: Iterator[Batch], synthesis: Synthesis) -> Tensor:
@@ -134,9 +136,9 @@ def gradients(training: Training, batches: list[list[Slice]], reader: Iterator[B
             batch = next(reader).to(training.device)
             loss = training_step(recipe, model, batch, weights, training.care, step, synthesis.of(batch))
             loss = loss * (len(share) / items)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types
+            loss.backward()
             total = total + loss.detach()
-    training.care.settle(ranks.gather)
+    training.care.settle(ranks)
     return ranks.add_up(trained_parameters(model), total)
 
 
@@ -200,15 +202,3 @@ def cut(audio_B1T: Tensor, start_B: Tensor, length: int) -> Tensor:
     """(B, 1, T) -> (B, 1, length), each item from its own start."""
     positions = start_B[:, None, None] + torch.arange(length, device=audio_B1T.device)
     return audio_B1T.gather(2, positions)
-
-
-def _not_finite(run: Path, training: Training, batches: list[list[Slice]], speech: Speech) -> PipelineError:
-    rows = [item.row for batch in batches for item in batch]
-    named = ", ".join(f"{speech.digests[row]} ({speech.dataset.files[row]})" for row in rows[:8])
-    saved = checkpoint_folders(run)
-    last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-    return PipelineError(
-        f"the loss is not finite at step {training.progress.step + 1} (epoch {training.progress.epoch + 1}) on "
-        f"{named}{f' and {len(rows) - 8} others' if len(rows) > 8 else ''}; {last}; lower the learning rates or look "
-        "at these files"
-    )

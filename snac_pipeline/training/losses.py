@@ -32,14 +32,17 @@ def stft_magnitude(audio_BT: Tensor, n_fft: int, *, windowed: bool = True) -> Te
 
 
 @functools.lru_cache(maxsize=32)
-def mel_bank(n_fft: int, sample_rate: int) -> Tensor:
-    """Triangular mel filters (HTK) up to half the rate, (bands, n_fft / 2 + 1): n_fft / 8 bands, at most 80."""
+def mel_bank(n_fft: int, sample_rate: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Triangular mel filters (HTK) up to half the rate, (bands, n_fft / 2 + 1): n_fft / 8 bands, at most 80.
+
+    Kept where they are needed: copying them there at every step would make the host wait for a GPU.
+    """
     bands = min(80, n_fft // 8)
     # Kept for steps that need gradients, whoever asks first. Low bands of short windows may hold no bin: their
     # magnitude is MEL_FLOOR in both signals.
     with torch.inference_mode(False), warnings.catch_warnings(action="ignore", category=UserWarning):
         bank: Tensor = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)
-        return bank.T
+        return bank.T.to(device, dtype)
 
 
 def reconstruction_losses(
@@ -70,7 +73,7 @@ def reconstruction_losses(
             if weights.log_magnitude:
                 total = total + weights.log_magnitude / len(n_ffts) * _distance(ours.log(), theirs.log(), frames_B)
             if weights.mel:
-                bank = mel_bank(n_fft, sample_rate).to(estimate)
+                bank = mel_bank(n_fft, sample_rate, estimate.device, estimate.dtype)
                 ours, theirs = ((bank @ magnitude).clamp(min=MEL_FLOOR).log() for magnitude in (ours, theirs))
                 total = total + weights.mel / len(n_ffts) * _distance(ours, theirs, frames_B)
     return total

@@ -16,6 +16,9 @@ from snac_pipeline.training.recipe import GroupName, HeadName, Recipe, Stage
 DECAYED = ("original1",)
 """Ends of the names of parameters that weight decay shrinks: directions of weight-normalised convolutions only."""
 
+FUSED = ("cuda", "cpu")
+"""Kinds of device that torch has a fused AdamW for."""
+
 
 def build_model(recipe: Recipe, start: SNAC | None) -> SNAC:
     """A codec with the recipe's heads: `start`'s weights where it has them, else initialised from recipe.seed.
@@ -110,14 +113,17 @@ def group_of(name: str, model: SNAC) -> GroupName:
 
 
 def build_optimizer(recipe: Recipe, model: SNAC) -> torch.optim.AdamW:
-    """AdamW with, for every group that some stage trains, a decayed and an undecayed list of parameters."""
+    """AdamW with, for every group that some stage trains, a decayed and an undecayed list of parameters.
+
+    Fused into one pass over memory for each list where torch can: its step count is then on the device too.
+    """
     trained = set().union(*(stage.learning_rates for stage in recipe.stages))
     lists: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         group = group_of(name, model)
         if group in trained:
             lists.setdefault((group, name.endswith(DECAYED)), []).append(parameter)
-    options = recipe.optimizer
+    options, device = recipe.optimizer, next(model.parameters()).device
     return torch.optim.AdamW(
         [
             {"params": params, "name": group, "weight_decay": options.weight_decay if decayed else 0.0}
@@ -125,6 +131,7 @@ def build_optimizer(recipe: Recipe, model: SNAC) -> torch.optim.AdamW:
         ],
         lr=0.0,
         betas=options.betas,
+        fused=device.type in FUSED,
     )
 
 

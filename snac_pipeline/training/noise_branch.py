@@ -22,7 +22,7 @@ def noise_of(mode: NoiseName, batch: Batch, spec: CodecSpec) -> Noise:
     """
     if mode != "seeded":
         return Noise("upstream" if mode == "on" else "off")
-    return Noise("seeded", torch.tensor(batch.rows), batch.start_B * spec.vq_strides[0])
+    return Noise("seeded", batch.row_B, batch.start_B * spec.vq_strides[0])
 
 
 def noise_blocks(model: SNAC) -> list[NoiseBlock]:

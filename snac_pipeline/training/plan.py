@@ -3,6 +3,7 @@
 In: a recipe, a codec's geometry, the lengths of the training utterances. Out: pure functions of the epoch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +57,7 @@ class Plan:
             raise PipelineError(
                 f"context_frames {self.context} does not fill whole attention windows; give a multiple of {unit}"
             )
+        self._newest: tuple[int, list[list[list[Slice]]]] = (-1, [])
         self.steps = sum(self.steps_in(epoch) for epoch in range(recipe.epochs))
 
     def segment(self, epoch: int) -> int:
@@ -72,7 +74,17 @@ class Plan:
         return -(-batches // self.recipe.accumulate)
 
     def epoch(self, epoch: int) -> list[list[list[Slice]]]:
-        """The epoch's steps, each the batches of slices that it accumulates."""
+        """The epoch's steps, each the batches of slices that it accumulates.
+
+        The newest is kept: who reads ahead asks for an epoch first, and the loop soon after.
+        """
+        newest, steps = self._newest
+        if newest != epoch:
+            steps = self._epoch(epoch)
+            self._newest = epoch, steps
+        return steps
+
+    def _epoch(self, epoch: int) -> list[list[list[Slice]]]:
         batches = plan_epoch(
             self.frames,
             self.segment(epoch),
@@ -84,6 +96,12 @@ class Plan:
         )
         together = self.recipe.accumulate
         return [batches[i : i + together] for i in range(0, len(batches), together)]
+
+    def batches_from(self, epoch: int, step: int) -> Iterator[list[Slice]]:
+        """All batches from `step` of `epoch` to the last epoch's end."""
+        for later in range(epoch, self.recipe.epochs):
+            for batches in self.epoch(later)[step if later == epoch else 0 :]:
+                yield from batches
 
     def stage_steps(self, epoch: int) -> tuple[int, int]:
         """Steps of the epoch's stage, and how many of them are before the epoch."""

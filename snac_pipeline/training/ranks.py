@@ -75,7 +75,7 @@ class Ranks:
         """For each flag, whether some process has it set."""
         if self.world == 1:
             return list(flags)
-        raised = torch.tensor(flags, dtype=torch.int32, device=_wire())
+        raised = torch.tensor(flags, dtype=torch.int32)
         with _lost_if_broken():
             dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
@@ -133,8 +133,8 @@ def joined(devices: Sequence[str]) -> Iterator[tuple[Ranks, str]]:
     device = devices[local]
     if device != "cpu":
         torch.cuda.set_device(device)
-    with _lost_if_broken():
-        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    with _lost_if_broken():  # decisions go between hosts, so that they wait for no GPU
+        dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size()), device
     finally:
@@ -144,11 +144,6 @@ def joined(devices: Sequence[str]) -> Iterator[tuple[Ranks, str]]:
 def started_by_torchrun() -> bool:
     """Whether this process is one of several that torch.distributed.run started."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
-
-
-def _wire() -> torch.device:
-    """Where tensors have to be to be sent."""
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 @contextlib.contextmanager

@@ -209,7 +209,7 @@ def _load(restorer: Restorer, device: str) -> _Models:
             with warnings.catch_warnings(
                 action="ignore", category=FutureWarning
             ):  # there is no other way to load these
-                model = torch.jit.load(file, map_location=device)  # type: ignore[no-untyped-call]  # torch has no types
+                model = torch.jit.load(file, map_location=device)
                 models.append(model.eval())
         except RuntimeError as error:
             raise PipelineError(

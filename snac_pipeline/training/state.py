@@ -61,7 +61,7 @@ class Training:
             self.average.restart("quantizer.")
 
     def figures(self) -> dict[str, Any]:
-        """What else of a step is worth a curve."""
+        """What else of a step is worth a curve: numbers, and tensors that are still on the device."""
         rates = {f"learning_rate_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         return {**rates, "codebook_perplexity": self.care.perplexity()} if self.recipe.trains_codes else rates
 
@@ -92,6 +92,8 @@ class Training:
             torch.manual_seed(self.recipe.seed + self.ranks.rank)
             return
         self.progress = Progress(**state["progress"])
+        for saved, here in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+            saved["fused"] = here["fused"]  # as this device has it, not the one that the checkpoint is from
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state(state["average"])
         self.care.load_state(state["codebooks"])

@@ -39,6 +39,14 @@ def test_snake_is_the_formula(shape, dtype):
     assert_close(triton_kernels.snake(x, alpha), kernels.snake(x.double(), alpha.double()), dtype, 1 / alpha.double())
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_snake_ends_where_the_mask_does(shape):
+    x, alpha = made(shape, scale=3.0), made((1, shape[1], 1), seed=1).abs()
+    ends = torch.arange(1, shape[0] + 1, device=DEVICE)[:, None, None] * shape[2] // (shape[0] + 1)
+    mask = (torch.arange(shape[2], device=DEVICE) < ends).to(x.dtype)
+    assert torch.equal(triton_kernels.snake(x, alpha, mask), triton_kernels.snake(x, alpha) * mask)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1e-9, 1e-4, 300.0])
 def test_snake_of_extreme_frequencies_is_finite_and_right(alpha):
     x, alpha = made((2, 1, 500), scale=20.0), torch.full((1, 1, 1), alpha, device=DEVICE)
@@ -159,7 +167,7 @@ def compiled(kernel, activations, **constants):
 
 for activations in ("*fp32", "*bf16"):
     for kernel in (k._snake, k._snake_gradients, k._depthwise, k._depthwise_gradients):
-        done = compiled(kernel, activations, block=k.BLOCK)
+        done = compiled(kernel, activations, block=k.BLOCK, **({"masked": True} if kernel is k._snake else {}))
         assert done.asm["cubin"]
         assert "sin.approx" not in done.asm["ptx"]
 done = compiled(k._nearest, "*fp32", vectors=k.VECTORS, codes=k.CODES)

@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # test_locks
 from test_locks import holding
 
 from snac_pipeline.engine.child import MARK
+from snac_pipeline.engine.devices import worker_devices
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.guard.sharing import gpus_to_take, hold, locks_folder
+from snac_pipeline.guard.sharing import gpus_to_take, hold, locks_folder, on_devices
+from snac_pipeline.settings import Settings
 
 NOBODY = MadeNvml([], [])
 TWO = {"cuda:0": "GPU-made-0", "cuda:1": "GPU-made-1"}
@@ -49,6 +51,23 @@ def test_free_gpus_are_held_until_the_end_and_then_free_again():
             assert (devices, told) == (["cuda:0", "cuda:1"], [])
             with pytest.raises(PipelineError, match=f"cuda:0 is taken by process {os.getpid()} on .*; cuda:1 is taken"):
                 held_by("refuse")
+
+
+def test_a_gpu_that_is_named_twice_is_held_once_and_used_by_two(monkeypatch):
+    monkeypatch.setattr("snac_pipeline.guard.sharing.find_devices", list)
+    monkeypatch.setattr("snac_pipeline.guard.sharing._identities", lambda gpus: {gpu: TWO[gpu] for gpu in gpus})
+    monkeypatch.setattr("snac_pipeline.guard.sharing.open_nvml", lambda: contextlib.nullcontext(NOBODY))
+    corpora = {"c": {"path": "speech"}}
+    settings = Settings(corpora=corpora, devices=["cuda:0", "cuda:0"], when_taken="refuse")
+    with on_devices(settings, "a test", print, rest_is_enough=True) as ours:
+        assert ours.devices == ["cuda:0", "cuda:0"]
+        assert worker_devices(ours.devices, processes=0) == ["cuda:0", "cuda:0"]
+        assert worker_devices(["cuda:0"], processes=2) == ["cuda:0", "cuda:0"]
+        with (
+            pytest.raises(PipelineError, match="cuda:0 is taken by process"),
+            on_devices(settings, "another", print, rest_is_enough=True),
+        ):
+            pass
 
 
 def test_a_gpu_of_another_home_is_warned_of_and_used_or_refused():

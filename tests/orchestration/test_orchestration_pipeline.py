@@ -56,6 +56,7 @@ def figures(home: Path) -> dict[str, dict]:
     passing = (
         "seconds",
         "audio_seconds_per_second",
+        "waited_for_data_seconds",
         "hours_an_hour",
         "command",
         "training_megabytes",

@@ -134,7 +134,7 @@ def test_the_mel_term_is_that_of_auraloss_with_our_filters():
     """Its own filters are librosa's (Slaney's scale, of area 1), with no floor under the bands: there they part."""
     estimate, target = sound(30_000, seed=1), sound(30_000, seed=2)
     theirs = auraloss.freq.STFTLoss(2048, 512, 2048, w_sc=0.0)
-    theirs.fb, theirs.scale = mel_bank(2048, RATE), "mel"
+    theirs.fb, theirs.scale = mel_bank(2048, RATE, torch.device("cpu"), torch.float32), "mel"
     found = reconstruction_losses(estimate, target, full(target), RATE, [2048], ONLY_MEL)[0]
     torch.testing.assert_close(found, theirs(estimate, target), rtol=1e-5, atol=0)
 

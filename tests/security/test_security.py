@@ -259,5 +259,5 @@ def test_the_ui_is_for_this_machine_alone_unless_somebody_asks_for_more():
     assert commands
     hosts = [host for command in commands for host in re.findall(r"(?:-h|--host)[ =](\S+)", command)]
     assert set(hosts) <= {"127.0.0.1", "localhost"}
-    ui = (REPOSITORY / "Makefile").read_text().split("\nui:")[1].split("\n\n")[0]
+    ui = (REPOSITORY / "Makefile").read_text().split("\nui: setup")[1].split("\n\n")[0]
     assert "-h 127.0.0.1" in ui

@@ -84,9 +84,9 @@ def test_a_wrong_value_of_any_field_is_refused(configured):
 @pytest.mark.parametrize(
     ("asset", "change", "words"),
     [
-        ("manifest", {"limit": 0}, "config of manifest: `limit`: Input should be greater than or equal to 1"),
-        ("decoder_24khz", {"optimizer": {"betas": [0.9, 1.0]}}, "`optimizer.betas.1`: Input should be less than 1"),
-        ("decoder_24khz", {"heads": {"native": {"n_ffts": [0]}}}, "`heads.native.n_ffts.0`: Input should be greater"),
+        ("manifest", {"limit": 0}, "config of manifest: `limit`: must be greater than or equal to 1, not 0"),
+        ("decoder_24khz", {"optimizer": {"betas": [0.9, 1.0]}}, "`optimizer.betas.1`: must be less than 1, not 1.0"),
+        ("decoder_24khz", {"heads": {"native": {"n_ffts": [0]}}}, "`heads.native.n_ffts.0`: must be greater"),
         ("decoder_24khz", {"codec": {"vq_strides": [3, 2]}}, "every one of vq_strides (3, 2) must divide the first"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ history beside it. Everything that the next step depends on is a pure function o
 checkpoint, so that a run that was killed continues bit for bit on a CPU.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from snac_pipeline.training.measuring import Measuring
 from snac_pipeline.training.model import enter_stage, output_rates, trained_parameters
 from snac_pipeline.training.noise_branch import noise_of
 from snac_pipeline.training.plan import Plan, Speech
-from snac_pipeline.training.ranks import ALONE, Ranks
+from snac_pipeline.training.ranks import ALONE, GradientSum, Ranks
 from snac_pipeline.training.readings import Readings, Taken
 from snac_pipeline.training.recipe import HeadName, Recipe
 from snac_pipeline.training.slices import Slice
@@ -131,15 +132,18 @@ def gradients(training: Training, batches: list[list[Slice]], reader: Iterator[B
     weights = recipe.head_weights(training.progress.epoch)
     items = sum(map(len, batches))
     total = torch.zeros((), device=training.device)
-    for slices in batches:
-        if share := ranks.share(slices):
-            batch = next(reader).to(training.device)
-            loss = training_step(recipe, model, batch, weights, training.care, step, synthesis.of(batch))
-            loss = loss * (len(share) / items)
+    added = GradientSum(trained_parameters(model), ranks)
+    shares = [share for slices in batches if (share := ranks.share(slices))]
+    for share in shares:
+        batch = next(reader).to(training.device)
+        loss = training_step(recipe, model, batch, weights, training.care, step, synthesis.of(batch))
+        loss = loss * (len(share) / items)
+        with added.last_backward() if share is shares[-1] else contextlib.nullcontext():
             loss.backward()
-            total = total + loss.detach()
+        total = total + loss.detach()
+    added.send_rest()
     training.care.settle(ranks)
-    return ranks.add_up(trained_parameters(model), total)
+    return added.finish(total)
 
 
 def training_step(

@@ -1,9 +1,10 @@
 """Several processes that train one model together, started by torch.distributed.run (torchrun) on one or more machines.
 
 Every process has the whole model. Of each batch of the plan a process decodes its share, a run of consecutive items;
-the gradients are then added up, weighted by items, so that the step is that of the whole batch in one process. They are
-added up in one piece after the backward pass rather than by torch's DistributedDataParallel, which averages processes
-whatever they decoded, and has to be built anew whenever a stage trains other parts. Process 0 decides and writes.
+the gradients are then added up, weighted by items, so that the step is that of the whole batch in one process. That is
+done here rather than by torch's DistributedDataParallel, which averages processes whatever they decoded, and has to be
+built anew whenever a stage trains other parts; as there, it goes on while the backward pass does (Li et al., 2020,
+"PyTorch Distributed"). Process 0 decides and writes.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +28,10 @@ Value = TypeVar("Value")
 
 PATIENCE = datetime.timedelta(hours=2)
 """How long the others wait for what process 0 prepares alone. A process that dies is noticed at once."""
+
+
+PIECE_BYTES = 8 << 20
+"""Of gradients that are sent at once: much less costs latency, much more leaves little to overlap."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +86,6 @@ class Ranks:
             dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
 
-    def add_up(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Give every parameter the sum of the processes' gradients; the sum of their losses (scalars).
-
-        A parameter that no process has a gradient of keeps none, so that the optimizer leaves it alone.
-        """
-        if self.world == 1:
-            return loss
-        parameters = list(parameters)
-        touched = self.any(*(parameter.grad is not None for parameter in parameters))
-        reached = [parameter for parameter, has in zip(parameters, touched, strict=True) if has]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
-        flat = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
-        with _lost_if_broken():
-            dist.all_reduce(flat)
-        total, *sums = torch.split(flat, [1, *(parameter.numel() for parameter in reached)])
-        for parameter, gradient, added in zip(reached, gradients, sums, strict=True):
-            parameter.grad = gradient.copy_(added.view_as(parameter))
-        return total[0]
-
     def add_up_rows(self, rows: np.ndarray) -> np.ndarray:
         """The sum of the processes' arrays of float64."""
         return rows if self.world == 1 else np.sum(self.gather(rows), axis=0)
@@ -112,6 +99,88 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+class GradientSum:
+    """The sum over all processes of the gradients of one step, of `parameters` in the order in which they are used.
+
+    Gradients are sent in pieces, the last parameters first, since theirs are there first: a piece goes off while the
+    backward pass computes the next one. All processes send the same pieces in the same order, also those that had
+    nothing to decode. Alone it does nothing.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks):
+        self.ranks = ranks
+        self.pieces = list(_pieces(list(parameters)[::-1])) if ranks.world > 1 else []
+        self.awaited = [len(piece) for piece in self.pieces]
+        self.sent: list[tuple[Tensor, dist.Work]] = []
+
+    @contextlib.contextmanager
+    def last_backward(self) -> Iterator[None]:
+        """Around the backward pass that completes this process's gradients."""
+        with contextlib.ExitStack() as hooks:
+            for number, piece in enumerate(self.pieces):
+                for parameter in piece:
+                    hook = parameter.register_post_accumulate_grad_hook(partial(self._complete, number))
+                    hooks.callback(hook.remove)
+            yield
+
+    def _complete(self, number: int, parameter: Tensor) -> None:
+        self.awaited[number] -= 1
+        while len(self.sent) < len(self.pieces) and self.awaited[len(self.sent)] == 0:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        piece = self.pieces[len(self.sent)]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in piece])
+        with _lost_if_broken():
+            work = dist.all_reduce(flat, async_op=True)
+        assert work is not None
+        self.sent.append((flat, work))
+
+    def send_rest(self) -> None:
+        """Send what no backward pass has completed. Before whatever else all processes do together."""
+        while len(self.sent) < len(self.pieces):
+            self._send_next()
+
+    def finish(self, loss: Tensor) -> Tensor:
+        """Give every parameter its sum; the sum of the processes' losses (scalars).
+
+        A parameter that no process has a gradient of keeps none, so that the optimizer leaves it alone.
+        """
+        if self.ranks.world == 1:
+            return loss
+        self.send_rest()
+        total = loss.clone()
+        with _lost_if_broken():
+            dist.all_reduce(total)
+            for _, work in self.sent:
+                work.wait()
+        parameters = [parameter for piece in self.pieces for parameter in piece]
+        reached = self.ranks.any(*(parameter.grad is not None for parameter in parameters))
+        sums = [one for piece, (flat, _) in zip(self.pieces, self.sent, strict=True) for one in _apart(flat, piece)]
+        for parameter, has, added in zip(parameters, reached, sums, strict=True):
+            if has:
+                parameter.grad = added
+        return total
+
+
+def _pieces(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Runs of parameters of at least PIECE_BYTES, but for the last run."""
+    piece: list[nn.Parameter] = []
+    for parameter in parameters:
+        piece.append(parameter)
+        if sum(one.numel() * one.element_size() for one in piece) >= PIECE_BYTES:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _apart(flat: Tensor, piece: Sequence[nn.Parameter]) -> Iterator[Tensor]:
+    """The gradients of a piece's parameters, in their shapes."""
+    parts = flat.split([parameter.numel() for parameter in piece])
+    return (part.view_as(parameter) for part, parameter in zip(parts, piece, strict=True))
 
 
 @contextlib.contextmanager

@@ -187,15 +187,20 @@ def start_training(home: Home, content: dict[str, Any], **behaviour: Any):
     return child
 
 
+def free_port() -> str:
+    """Of this machine, a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def start_together(home: Home, content: dict[str, Any], world: int = 2, lost_at: int | None = None) -> list:
     """The same in several processes that train together as torchrun would start them.
 
     lost_at: the last of them kills itself in this step.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     places = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     dies = [None] * (world - 1) + [("torch.nn.utils", "clip_grad_norm_", lost_at) if lost_at else None]
     return [start_training(home, content, place=place, dies_in=d) for place, d in zip(places, dies, strict=True)]

@@ -1,25 +1,23 @@
 """Several processes train one model: the step is that of the whole batch, and none goes on alone."""
 
+import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from made_training import (
-    LOST,
-    PHASE10,
-    SCRATCH,
-    recipe_of,
-    start_together,
-    steps_saved,
-)
+import torch
+from made_training import LOST, PHASE10, SCRATCH, free_port, processes, recipe_of, start_together, steps_saved
+from torch import nn
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.engine import ChildFailed
 from snac_pipeline.files import read_json
 from snac_pipeline.settings import load_settings
 from snac_pipeline.steps.training import train
-from snac_pipeline.training.ranks import Ranks
+from snac_pipeline.training import ranks as ranks_module
+from snac_pipeline.training.ranks import GradientSum, Ranks, joined
 
 GENTLE = {**PHASE10["stages"][0], "learning_rates": {"trunk": 1e-5, "native_head": 1e-5}}
 TOGETHER = {**PHASE10, "stages": [GENTLE], "noise": "seeded", "checkpoints": {"every_steps": 3, "keep": 9}}
@@ -109,6 +107,67 @@ def test_shares_are_consecutive_and_whole(items, world):
     shares = [Ranks(rank, world).share(batch) for rank in range(world)]
     assert [item for share in shares for item in share] == batch
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class Parts(nn.Module):
+    """A part that only odd numbers use, one that nothing uses, and three layers, each a piece of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.odd, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+
+    def forward(self, number: int) -> torch.Tensor:
+        x = torch.arange(4.0)[None] + number
+        return self.layers(self.odd(x) if number % 2 else x).square().sum()
+
+
+def one_of_three(rank: int, port: str, place: Path) -> None:
+    """Process 0 has item 0, process 1 the items 1 and 2, process 2 none."""
+    torch.manual_seed(1)
+    model = Parts()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "3", "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "3"}
+    ranks_module.PIECE_BYTES = 80
+    with joined(["cpu"] * 3) as (ranks, _):
+        added = GradientSum(model.parameters(), ranks)
+        assert [len(piece) for piece in added.pieces] == [2] * 5
+        under_way = []
+        model.layers[0].register_full_backward_hook(lambda *_: under_way.append(len(added.sent)))
+        numbers = [[0], [1, 2], []][rank]
+        total = torch.zeros(())
+        for number in numbers:
+            loss = model(number)
+            with added.last_backward() if number == numbers[-1] else contextlib.nullcontext():
+                loss.backward()
+            total = total + loss.detach()
+        added.send_rest()
+        assert ranks.gather(rank) == [0, 1, 2]  # whatever else they do together comes in its order
+        total = added.finish(total)
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        torch.save({"gradients": gradients, "loss": total, "under_way": under_way}, place / f"{rank}.pt")
+
+
+def test_gradients_are_added_up_in_pieces_while_the_backward_pass_goes_on(tmp_path):
+    port = free_port()
+    children = [processes.Process(target=one_of_three, args=(rank, port, tmp_path)) for rank in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    torch.manual_seed(1)
+    alone = Parts()
+    loss = sum(alone(number) for number in range(3))
+    loss.backward()
+    for rank in range(3):
+        saved = torch.load(tmp_path / f"{rank}.pt")
+        assert saved["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert saved["gradients"]["unused.weight"] is None and alone.unused.weight.grad is None
+        for name, parameter in alone.named_parameters():
+            torch.testing.assert_close(saved["gradients"][name], parameter.grad)
+        # Before the first layer's own gradients are there, those of the two after it are on their way.
+        assert saved["under_way"] == [[2], [0, 2], []][rank]
 
 
 # ---- as a user starts them -----------------------------------------------------------------------------------------

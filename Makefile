@@ -65,7 +65,7 @@ lint: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
-	@echo "the site is site/index.html"
+	@echo "the site is site/index.html; with search: $(BIN)/python -m http.server -d site"
 	@echo "the site is site/index.html"
 
 lock: $(filter .uv/bin/uv,$(UV))

@@ -61,7 +61,7 @@ def metadata_of(result: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     tables, pictures, and sounds by their place."""
     rewritten = ("headlines", "notes", "not_run", "worst", "versions", "command", "not_finite", "crashed")
     of_the_headline = ("headline_label", "headline_unit", "headline_higher_is_better")  # the sentences have them
-    in_short = [f"{row['model']}: {_difference(row, result['headline_unit'])}" for row in _compared(result)]
+    in_short = [f"{row['model']}: {_in_short(row, result['headline_unit'])}" for row in _compared(result)]
     changes = {
         f"{row['metric']}_change_{row['model']}": dg.MetadataValue.float(row["difference"])
         for row in _compared(result)
@@ -123,6 +123,11 @@ def not_worse(result: Mapping[str, Any]) -> dg.AssetCheckResult:
         description="; ".join(words) or None,
         metadata={row["model"]: _difference(row, result["headline_unit"]) for row in compared},
     )
+
+
+def _in_short(row: Mapping[str, Any], unit: str) -> str:
+    moved = "" if row["difference"] is None else f"{row['difference']:+.2f} {unit}".rstrip() + ", "
+    return f"{moved}{row['verdict']}"
 
 
 def _difference(row: Mapping[str, Any], unit: str) -> str:

@@ -181,6 +181,8 @@ def evaluated(folder, values: dict[str, list[float]], metric: str = "mel_distanc
 def test_an_evaluations_metadata_says_what_its_report_says(tmp_path):
     result = evaluated(tmp_path, {"base": [5.0] * 8, "new": [4.0 + i / 10 for i in range(8)]})
     metadata = metadata_of(result)
+    assert next(iter(metadata)) == "Mel distance", "what it is about comes first"
+    assert metadata["Mel distance"].value == "- new: -0.65 dB, better"
     assert metadata["headlines"].value.startswith("- New is better than base. Mel distance falls by")
     assert "A note." in metadata["notes"].value and metadata["hours_an_hour"].value == 3.0
     table = [record.data for record in metadata["table"].records]

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -19,22 +20,30 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 @dg.executor(name="one_process", config_schema={})
 def one_process_executor(init_context: dg.InitExecutorContext) -> "OneProcess":
-    return OneProcess(RetryMode.ENABLED)
+    return OneProcess()
 
 
 class OneProcess(InProcessExecutor):
     """Has Dagster take SIGINT for what it is, in a step and between two. It calls a run that nobody terminated through
-    it a failure; that is right for SIGTERM, by which machines are shut down, and whose runs are retried."""
+    it a failure; that is right for SIGTERM, by which machines are shut down, and whose runs are retried.
+
+    It listens from its making on, before the run is told of as begun: Dagster holds a signal back until a step."""
+
+    def __init__(self) -> None:
+        super().__init__(RetryMode.ENABLED)
+        self.listening = contextlib.ExitStack()
+        self.heard = self.listening.enter_context(_heard())
+        weakref.finalize(self, self.listening.close)  # of a run that never came to its first step
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[dg.DagsterEvent]:
-        with _heard() as heard:
+        with self.listening:
             try:
                 yield from super().execute(plan_context, execution_plan)
             except (KeyboardInterrupt, DagsterExecutionInterruptedError):
                 run = plan_context.instance.get_run_by_id(plan_context.run_id)
-                if signal.SIGINT in heard() and run is not None and run.status == dg.DagsterRunStatus.STARTED:
+                if signal.SIGINT in self.heard() and run is not None and run.status == dg.DagsterRunStatus.STARTED:
                     plan_context.instance.report_run_canceling(run, "Ctrl-C was pressed.")
                 raise
 

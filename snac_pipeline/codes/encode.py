@@ -184,17 +184,20 @@ class Encoder:
     def begin_in_memory(
         self, audio_BT: np.ndarray, frames: Sequence[int] | None = None, shape: tuple[int, int] | None = None
     ) -> Codes:
-        """As `begin`; what does not fit into the device's memory is encoded half by half, with the same codes.
+        """As `begin`; what does not fit into the device's memory is encoded without what fills it up, and then half by
+        half, with the same codes.
 
         Raises torch.OutOfMemoryError where one recording's stretch that is no longer than its context does not fit.
         """
+        halves = None
         try:
             return self.begin(audio_BT, frames, shape)
         except torch.OutOfMemoryError:
-            halves = _halves(self.model.spec, audio_BT, frames)
-            if halves is None:
+            if shape is None and (halves := _halves(self.model.spec, audio_BT, frames)) is None:
                 raise
         torch.cuda.empty_cache()  # out here, where the error holds the failed attempt's tensors no longer
+        if halves is None:
+            return self.begin_in_memory(audio_BT, frames)
         counts, kept = self.model.spec.tokens_per_frame, []
         for half in halves:
             levels = self.begin_in_memory(half.audio_BT, half.frames)()
@@ -243,7 +246,7 @@ class _Half(NamedTuple):
 
 def _halves(spec: CodecSpec, audio_BT: np.ndarray, frames: Sequence[int] | None) -> list[_Half] | None:
     """What to encode in place of an array that does not fit; None where context would make it no smaller."""
-    batch, length = len(audio_BT), audio_BT.shape[1] // spec.coarse_frame
+    batch, length = len(audio_BT), spec.padded_length(audio_BT.shape[1]) // spec.coarse_frame
     if batch > 1:
         parts = (slice(0, batch // 2), slice(batch // 2, batch))
         return [_Half(audio_BT[rows], frames and frames[rows], 0, length) for rows in parts]

@@ -24,14 +24,15 @@ class Graphs:
     def __init__(self, function: Function, capture: Callable[[Replay], Replay]):
         self.function, self.capture = function, capture
         self.recorded: dict[tuple[torch.Size, ...], tuple[tuple[Tensor, ...], Replay]] = {}
+        self.too_large: set[tuple[torch.Size, ...]] = set()
         self.works = True
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Raises torch.OutOfMemoryError where recording does, as calling would."""
+        """Raises torch.OutOfMemoryError where recording does; inputs of those shapes are not recorded again."""
         shapes = tuple(one.shape for one in inputs)
-        if self.works and shapes not in self.recorded:
+        if self.works and shapes not in self.recorded and shapes not in self.too_large:
             self._record(shapes, inputs)
-        if not self.works:
+        if shapes not in self.recorded:
             return self.function(*inputs)
         held, replay = self.recorded[shapes]
         for there, here in zip(held, inputs, strict=True):
@@ -42,9 +43,11 @@ class Graphs:
         held = tuple(one.clone() for one in inputs)
         try:
             self.recorded[shapes] = held, self.capture(lambda: self.function(*held))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            for one in (error, error.__context__):  # the end of a recording that failed may fail as well
+                if isinstance(one, torch.OutOfMemoryError):
+                    self.too_large.add(shapes)
+                    raise one from None
             reason = str(error).strip().splitlines()[0]
             print(f"encoding without CUDA graphs, more slowly: {reason}", file=sys.stderr, flush=True)
             self.works = False

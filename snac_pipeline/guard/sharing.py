@@ -26,8 +26,8 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
     """The settings with the devices to use, which are this process's while it lasts.
 
     rest_is_enough: leave out GPUs that are taken where others are free. Raises PipelineError for a GPU that is taken
-    where `when_taken` is `refuse`. On a CPU nothing is held. A process that torchrun started holds the GPU that it is
-    on, and has all of this machine's named still.
+    where `when_taken` is `refuse`. On a CPU nothing is held. Of the processes that torchrun started here the first
+    holds the GPUs of all; all of them have all of this machine's named still.
     """
     gpus = gpus_to_take(find_devices(settings.devices), os.environ)
     if not gpus:
@@ -48,13 +48,14 @@ def on_devices(settings: Settings, doing: str, tell: Tell, *, rest_is_enough: bo
 def gpus_to_take(devices: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Those of `devices` that a process with this environment has to hold itself.
 
-    One of several that torchrun started: its own; none where a command of ours started torchrun, which has them.
+    The first of several that torchrun started: those of all, since two such runs that each wait for a GPU of the other
+    would wait for ever. None where a command of ours started torchrun, which has them.
     """
     gpus = [name for name in devices if name != "cpu"]
     if "LOCAL_RANK" not in environment:
         return gpus
-    own = int(environment["LOCAL_RANK"])
-    return [] if MARK in environment else gpus[own : own + 1]
+    first = environment["LOCAL_RANK"] == "0" and MARK not in environment
+    return gpus[: int(environment["LOCAL_WORLD_SIZE"])] if first else []
 
 
 def hold(

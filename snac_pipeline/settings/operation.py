@@ -84,31 +84,40 @@ class AutomationSettings(Section):
 
 
 _CRON_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+_LONGEST = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
+"""Days of the months that have fewer than 31."""
 
 
 def is_cron(text: str) -> bool:
-    """Whether `text` is a cron expression of five fields: lists of `*`, numbers and ranges, and steps of these.
+    """Whether `text` is a cron expression of five fields: lists of `*`, numbers and ranges, and steps of these; one
+    whose time comes, unlike the 30th of February's.
 
-    All of these are ones for Dagster, which takes more: words, ranges over the turn of the day. Its own check is not at
-    hand here, as the library works without it; a test holds the two together.
+    All of these are ones for Dagster, which takes more: words, ranges over the turn of the day, days that no month has
+    beside a weekday (and finds no time for them). Its own check is not at hand here, as the library works without it;
+    a test holds the two together.
     """
     fields = text.split()
-    never = len(fields) == 5 and fields[3] == "2" and fields[2] in ("30", "31")  # of February
-    return len(fields) == 5 and all(map(_is_cron_field, fields, _CRON_FIELDS)) and not never
+    if len(fields) != len(_CRON_FIELDS):
+        return False
+    _, _, days, months, _ = meant = list(map(_cron_numbers, fields, _CRON_FIELDS))
+    return all(meant) and any(min(days) <= _LONGEST.get(month, 31) for month in months)
 
 
-def _is_cron_field(field: str, allowed: tuple[int, int]) -> bool:
+def _cron_numbers(field: str, allowed: tuple[int, int]) -> set[int]:
+    """The numbers that a field stands for; none where it is not one."""
+    numbers: set[int] = set()
     for item in field.split(","):
         parts = re.fullmatch(r"(?:\*|([0-9]+)(?:-([0-9]+))?)(?:/([0-9]+))?", item)
         if parts is None:
-            return False
+            return set()
         first, last, step = (int(number) if number else None for number in parts.groups())
         low, high = allowed if first is None else (first, first if last is None else last)
         if not allowed[0] <= low <= high <= allowed[1]:
-            return False
+            return set()
         if step is not None and (not 1 <= step <= allowed[1] or (first is not None and last is None)):
-            return False
-    return True
+            return set()
+        numbers.update(range(low, high + 1, step or 1))
+    return numbers
 
 
 class GarbageSettings(Section):
@@ -165,6 +174,13 @@ class NotificationSettings(Section):
     slack: VariableName | None = None
     """Variable with the address of a Slack incoming webhook."""
     email: EmailSettings = EmailSettings()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _keys_only(cls, value: Any) -> Any:
+        if not isinstance(value, dict | NotificationSettings):  # pydantic's own words would repeat it
+            raise ValueError("has the keys webhook, slack and email, each with the name of an environment variable")
+        return value
 
     @property
     def channels(self) -> list[str]:

@@ -108,6 +108,7 @@ def test_a_file_that_vanished_after_the_scan(project):
         ),
         ({"split": {"val": 1.5}}, "`split.val`: must be less than 1, not 1.5"),
         ({"split": {"val": "lots"}}, "`split.val`: must be a number, not 'lots'"),
+        ({"split": {"val": float("inf")}}, "`split.val`: must be a finite number, not inf"),
         ({"limit": 2.5}, "`limit`: must be a whole number, not 2.5"),
         ({"split": {"val": "lots"}}, "`split.val`: must be a number, not 'lots'"),
         ({"limit": 2.5}, "`limit`: must be a whole number, not 2.5"),
@@ -168,6 +169,9 @@ def test_an_unknown_key_in_an_overlay(project, overlay, words):
         ("", "is empty; it must hold `key: value` lines"),
         ("- a\n- b\n", "holds a list; it must hold"),
         ("home: [", "is not valid YAML: line 1, column 8: "),
+        ("home: 2020-99-99", "is not valid YAML: month must be in 1..12"),
+        ("home: " + "[" * 3000 + "]" * 3000, "is not valid YAML: maximum recursion depth exceeded"),
+        ("home: a\0b", "is not valid YAML: unacceptable character"),
         (
             "corpora:\n\tx: 1\n",
             "is not valid YAML: line 2, column 1: found character '\\t' that cannot start any token",

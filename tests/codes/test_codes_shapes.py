@@ -114,6 +114,55 @@ def test_a_cache_made_in_few_shapes_is_that_of_one_utterance_at_a_time(codec, tm
     assert recorded == len(shapes) < len(lengths) == 10
 
 
+class LittleMemory(Encoder):
+    """With room for so many samples at once, and a note of what was asked for."""
+
+    room = 0
+
+    def _run(self, audio_B1T, frames_B=None):
+        self.asked.append(tuple(audio_B1T.shape))
+        if audio_B1T.numel() > self.room:
+            raise torch.OutOfMemoryError(f"{audio_B1T.numel()} samples do not fit")
+        return super()._run(audio_B1T, frames_B)
+
+
+@pytest.mark.parametrize("published", ["24khz", "44khz"])
+def test_what_does_not_fit_is_encoded_without_its_filling_and_then_by_halves(published):
+    spec = thin(PUBLISHED[published])
+    model = build(spec)
+    units = spec.encode_context + spec.alignment
+    for frames in ([units], [units, 3 * units, 2 * units], [9 * units]):
+        audio = np.zeros((len(frames), spec.samples(max(frames))), np.float32)
+        for row, count in enumerate(frames):
+            audio[row, : spec.samples(count)] = white(spec.samples(count), seed=row)[0, 0].numpy()
+        encoder = LittleMemory(model, "fp32")
+        encoder.room, encoder.asked = max(audio[:1].size * 2 // 3, spec.samples(units)), []
+        shape = (20, spec.samples(bucket(max(frames), spec)))
+        levels = encoder.begin_in_memory(audio, frames, shape)()
+        assert encoder.asked[:2] == [(20, 1, shape[1]), (len(frames), 1, audio.shape[1])]
+        for row, count in enumerate(frames):
+            alone = encode_array(model, audio[row : row + 1, : spec.samples(count)], "fp32")
+            for level, expected, per_frame in zip(levels, alone, spec.tokens_per_frame, strict=True):
+                np.testing.assert_array_equal(level[row, : count * per_frame], expected[0])
+    encoder.room = spec.samples(units) - 1
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.begin_in_memory(audio[:, : spec.samples(units)], [units], (1, spec.samples(units)))
+
+
+def test_an_odd_length_loses_nothing_by_halving():
+    spec = thin(PUBLISHED["24khz"])
+    model = build(spec)
+    audio = white(spec.samples(40) + 17)[0].numpy()
+    encoder = LittleMemory(model, "fp32")
+    encoder.room, encoder.asked = audio.size, []
+    encoder.begin(audio)
+    whole = encode_array(model, audio, "fp32")
+    encoder.room = audio.size * 2 // 3
+    for level, expected in zip(encoder.begin_in_memory(audio)(), whole, strict=True):
+        np.testing.assert_array_equal(level, expected)
+    assert len(encoder.asked) > 2
+
+
 # ---- recordings of calls -------------------------------------------------------------------------------------------
 
 
@@ -153,14 +202,22 @@ def test_what_cannot_be_recorded_is_called_as_it_is_and_that_is_said_once(capfd)
     assert said == "encoding without CUDA graphs, more slowly: operation not permitted when stream is capturing\n"
 
 
-def test_a_recording_that_does_not_fit_into_memory_is_an_error_of_memory():
+@pytest.mark.parametrize("ends_badly", [False, True])
+def test_a_recording_that_does_not_fit_into_memory_is_an_error_of_memory_once(ends_badly):
+    calls = []
+
     def full(call):
-        raise torch.OutOfMemoryError("no room")
+        calls.append("recorded")
+        try:
+            raise torch.OutOfMemoryError("no room")
+        finally:
+            if ends_badly:  # as the end of a recording that failed
+                raise RuntimeError("no recording is under way")
 
     graphs = Graphs(lambda x: [x + 1], full)
     with pytest.raises(torch.OutOfMemoryError):
         graphs(torch.zeros(1))
-    assert graphs.works
+    assert graphs.works and graphs(torch.zeros(1))[0].tolist() == [1.0] and calls == ["recorded"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -116,13 +116,14 @@ def test_ones_own_other_processes_are_no_strangers():
     assert (devices, told) == (["cuda:0", "cuda:1"], [])
 
 
-def test_each_process_of_a_torchrun_by_hand_takes_its_own_gpu_and_those_of_our_own_leave_them_to_the_command():
+def test_the_first_process_of_a_torchrun_by_hand_takes_the_gpus_of_all_and_those_of_our_own_leave_them_to_the_command():
     both = ["cuda:0", "cuda:1"]
     assert gpus_to_take(both, {}) == gpus_to_take(both, {MARK: "a step of Dagster's"}) == both
-    taken = [gpus_to_take(both, {"LOCAL_RANK": str(rank)}) for rank in range(3)]
-    assert taken == [["cuda:0"], ["cuda:1"], []]  # the third has no device, and is told so when it joins
-    assert gpus_to_take(both, {"LOCAL_RANK": "1", MARK: "our own"}) == []
-    assert gpus_to_take(["cpu", "cpu"], {}) == gpus_to_take(["cpu", "cpu"], {"LOCAL_RANK": "1"}) == []
+    of_two, alone = ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": size} for size in "21")
+    assert gpus_to_take(both, of_two) == both and gpus_to_take(both, of_two | {"LOCAL_RANK": "1"}) == []
+    assert gpus_to_take(both, alone) == ["cuda:0"]
+    assert gpus_to_take(both, of_two | {MARK: "our own"}) == []
+    assert gpus_to_take(["cpu", "cpu"], {}) == gpus_to_take(["cpu", "cpu"], of_two) == []
 
 
 def test_a_folder_of_locks_that_somebody_else_made_is_not_used(tmp_path, monkeypatch):

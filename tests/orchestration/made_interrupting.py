@@ -1,6 +1,6 @@
-"""The project's definitions with a logger that sends $SIGNAL to its own process when the first step has ended.
+"""The project's definitions with a logger that sends $SIGNAL to its own process at the first event of the type $AT.
 
-Dagster logs that between two steps, so that this is where the signal arrives.
+Dagster logs the begin of the run, and the end of a step, outside of the steps: that is where the signal arrives.
 """
 
 import logging
@@ -17,7 +17,7 @@ class Sends(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         event = record.dagster_meta["dagster_event"]
-        if event is not None and event.event_type == dg.DagsterEventType.STEP_SUCCESS and not self.sent:
+        if event is not None and event.event_type.name == os.environ["AT"] and not self.sent:
             self.sent = True
             os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
 

@@ -100,12 +100,17 @@ def parent_of(process: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sent", "status"),
-    [("SIGINT", dg.DagsterRunStatus.CANCELED), ("SIGTERM", dg.DagsterRunStatus.FAILURE)],
-    ids=["Ctrl-C", "a machine that shuts down"],
+    ("sent", "at", "status"),
+    [
+        ("SIGINT", "RUN_START", dg.DagsterRunStatus.CANCELED),
+        ("SIGINT", "STEP_SUCCESS", dg.DagsterRunStatus.CANCELED),
+        ("SIGTERM", "STEP_SUCCESS", dg.DagsterRunStatus.FAILURE),
+    ],
+    ids=["Ctrl-C at the begin", "Ctrl-C", "a machine that shuts down"],
 )
-def test_ctrl_c_between_two_steps_is_a_canceled_run_and_sigterm_one_to_try_again(project, monkeypatch, sent, status):
+def test_ctrl_c_outside_of_steps_is_a_canceled_run_and_sigterm_one_to_try_again(project, monkeypatch, sent, at, status):
     monkeypatch.setenv("SIGNAL", sent)
+    monkeypatch.setenv("AT", at)
     module = Path(__file__).with_name("made_interrupting.py")
     done = project.dagster("job", "execute", "-f", module, "-j", "prepare_corpus", "-c", CONSOLE)
     with project.instance() as instance:
@@ -113,7 +118,7 @@ def test_ctrl_c_between_two_steps_is_a_canceled_run_and_sigterm_one_to_try_again
         ended = [
             step.step_key for step in instance.get_run_step_stats(run.run_id) if step.status == StepEventStatus.SUCCESS
         ]
-    assert ended == ["audio"], done.stderr
+    assert ended == (["audio"] if at == "STEP_SUCCESS" else []), done.stderr
     assert run.status == status, project.log(run.run_id)
 
 

@@ -147,6 +147,7 @@ def test_a_sensor_whose_channels_all_fail_still_leaves_the_runs_own_error(projec
         {"email": {"server": f"smtp://robot:{SECRET}@mail.example", "sender": "A", "recipients": "B"}},
         {"email": {"server": "A", "sender": f"{SECRET}@here.example", "recipients": "B"}},
         {"webhook": [SECRET]},
+        f"https://hooks.example/{SECRET}",
     ],
     ids=str,
 )

@@ -211,7 +211,7 @@ def _train(home: Home, content: dict[str, Any], child: Child) -> None:
         if "fraction" in event and event["step"] == child.hold_at:
             time.sleep(600)
 
-    loop.LOG_SECONDS = 0.0
+    loop.LOG_SECONDS = 0.0 if child.dies_in is None else 1e9  # who is killed has steps that were not read yet
     if child.group:
         os.setpgrp()
     if child.dies_in is not None:

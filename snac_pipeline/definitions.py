@@ -6,7 +6,7 @@
 import functools
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,18 +107,20 @@ def _job(
     return dg.define_asset_job(name, selection=selection, description=description, run_tags=whole_range)
 
 
-def _without_traceback(error: PipelineError) -> None:
-    """Have Python print this error, should it end the process, as the sentence that it is."""
-    before = sys.excepthook
+def _as_sentences(otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """An excepthook: what is wrong with settings or a run's config ends `dagster job execute` as words."""
 
-    def print_sentence(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
-        print(f"Error: {value}", file=sys.stderr) if value is error else before(kind, value, traceback)
+    def hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(value, PipelineError | dg.DagsterInvalidConfigError):
+            print(f"Error: {value}", file=sys.stderr)
+        else:
+            otherwise(kind, value, traceback)
 
-    sys.excepthook = print_sentence
+    return hook
 
 
+sys.excepthook = _as_sentences(sys.excepthook)
 try:
     defs = build_defs()
 except PipelineError as error:
-    _without_traceback(error)
-    raise error.with_traceback(None) from None
+    raise error.with_traceback(None) from None  # a code server shows it as it stands

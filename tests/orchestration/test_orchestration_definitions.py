@@ -179,6 +179,16 @@ def test_a_wrong_key_in_the_settings_is_one_sentence_on_the_command_line(project
     assert f"Error: {project.settings_file}: unknown key `hom`" in done.stderr
 
 
+def test_a_wrong_value_for_one_run_is_one_sentence_on_the_command_line(project):
+    config = project.folder / "wrong.yaml"
+    config.write_text("ops: {manifest: {config: {limit: 0}}}")
+    done = project.dagster("job", "execute", "-m", "snac_pipeline.definitions", "-j", "prepare_corpus", "-c", config)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.endswith("Error: config of manifest: `limit`: must be greater than or equal to 1, not 0\n")
+    with project.instance() as instance:
+        assert instance.get_runs() == []
+
+
 @pytest.mark.parametrize("content", [None, "corpora: {}"], ids=["absent", "without corpora"])
 def test_settings_that_cannot_be_used_are_named(project, content):
     project.settings_file.unlink()

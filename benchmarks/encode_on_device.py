@@ -33,15 +33,22 @@ COPIED = 2**28
 """Numbers in the tensor that is copied to measure a device's bandwidth; a CPU copies a 16th of that."""
 
 
-def measure(options: argparse.Namespace, geometry: dict[str, Any]) -> None:
-    """Measure, print, and write JSON where that is asked for."""
-    device = torch.device(options.device)
+def made_codec(geometry: dict[str, Any], thin: bool) -> SNAC:
+    """A codec that nobody trained; a thin one costs a CPU little."""
     spec = CodecSpec.from_dict(geometry)
-    if options.thin:
+    if thin:
         spec = dataclasses.replace(spec, encoder_dim=8, decoder_dim=64, latent_dim=None)
     torch.manual_seed(0)
     model = SNAC(spec).eval()
     initialise(model)
+    return model
+
+
+def measure(options: argparse.Namespace, geometry: dict[str, Any]) -> None:
+    """Measure, print, and write JSON where that is asked for."""
+    device = torch.device(options.device)
+    model = made_codec(geometry, options.thin)
+    spec = model.spec
     audio = utterances(options.utterances, spec)
     seconds = sum(map(len, audio)) / spec.sampling_rate
     known = [encode_array(model, one[None], "fp32") for one in padded(audio[: options.compared], spec)]

@@ -31,7 +31,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "orchestration")]
+sys.path[:0] = [str(REPOSITORY / place) for place in (".", "tests", "tests/orchestration")]
 
 from made_postgres import binaries, postgres_server, write_instance  # noqa: E402
 

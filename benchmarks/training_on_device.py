@@ -8,7 +8,6 @@ compile, are left out. From the rates follow hours of phase 10 on --corpus utter
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import time
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 bare.allow_missing()
 
 from encode import GEOMETRY  # noqa: E402
-from encode_on_device import copied_bytes_a_second, machine, wait  # noqa: E402
+from encode_on_device import copied_bytes_a_second, machine, made_codec, wait  # noqa: E402
 
 from snac_pipeline.codec import SNAC, CodecSpec  # noqa: E402
 from snac_pipeline.codec.kernels import eager_kernels  # noqa: E402
@@ -31,7 +30,7 @@ from snac_pipeline.codec.layers import Conv, Snake, TransposedConv  # noqa: E402
 from snac_pipeline.training.compiling import Synthesis, choose_kernels  # noqa: E402
 from snac_pipeline.training.data import Batch  # noqa: E402
 from snac_pipeline.training.loop import gradients  # noqa: E402
-from snac_pipeline.training.model import build_model, enter_stage, initialise, trained_parameters  # noqa: E402
+from snac_pipeline.training.model import build_model, enter_stage, trained_parameters  # noqa: E402
 from snac_pipeline.training.plan import Span  # noqa: E402
 from snac_pipeline.training.ranks import ALONE  # noqa: E402
 from snac_pipeline.training.recipe import Recipe  # noqa: E402
@@ -47,12 +46,8 @@ WARM_UP = 3
 def measure(options: argparse.Namespace) -> None:
     """Measure, print, and write JSON where that is asked for."""
     device = torch.device(options.device)
-    spec = CodecSpec.from_dict(GEOMETRY)
-    if options.thin:
-        spec = dataclasses.replace(spec, encoder_dim=8, decoder_dim=64, latent_dim=None)
-    torch.manual_seed(0)
-    codec = SNAC(spec).eval()
-    initialise(codec)
+    codec = made_codec(GEOMETRY, options.thin)
+    spec = codec.spec
     bandwidth, rows = copied_bytes_a_second(device), []
     for seconds in options.lengths:
         segment = spec.segment_frames(seconds)

@@ -176,6 +176,12 @@ def read_footer(path: Path, *, mend: str = WRITE_AGAIN) -> tuple[pa.Schema, pq.F
         return file.schema_arrow, file.metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts by name that a parquet file's writer put into its schema; errors as those of `read_parquet`."""
+    schema, _ = read_footer(path)
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+
+
 @contextlib.contextmanager
 def _reading(path: Path, mend: str) -> Iterator[None]:
     try:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from snac_pipeline.codec import CodecSpec
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import make_folder, read_footer, read_parquet, value_digest, write_json, write_parquet
+from snac_pipeline.files import make_folder, read_metadata, read_parquet, value_digest, write_json, write_parquet
 
 FINGERPRINT_FILE = "fingerprint.json"
 QUARANTINE_FILE = "quarantine.parquet"
@@ -109,8 +109,7 @@ def prepare_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 def part_metadata(part: Path) -> dict[str, str]:
     """What `write_part` was told of a part: torch, device, codec (JSON), fingerprint."""
-    schema, _ = read_footer(part)
-    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    return read_metadata(part)
 
 
 def held_digests(parts: Sequence[Path]) -> pl.DataFrame:

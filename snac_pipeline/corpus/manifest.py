@@ -17,7 +17,7 @@ from snac_pipeline.corpus.lists import is_table
 from snac_pipeline.corpus.naming import URL, around, is_url, os_path, stored_path
 from snac_pipeline.corpus.speakers import SpeakerRule
 from snac_pipeline.errors import PipelineError
-from snac_pipeline.files import read_footer, read_parquet, write_parquet
+from snac_pipeline.files import read_metadata, read_parquet, write_parquet
 
 # Raised when probing finds other facts or faults in the same bytes: everything is then probed again.
 PROBE_REVISION = 3
@@ -179,7 +179,7 @@ def file_of(root: str) -> pl.Expr:
 def scan_limit(home: Path, corpus: str) -> int | None:
     """The limit of the scan that wrote a corpus's manifest; None where it had none, or there is no manifest."""
     file = manifest_file(home, corpus)
-    limit = _metadata(file).get("limit") if file.exists() else None
+    limit = read_metadata(file).get("limit") if file.exists() else None
     return int(limit) if limit else None
 
 
@@ -217,15 +217,10 @@ def write_rows(file: Path, rows: pl.DataFrame, metadata: Mapping[str, str]) -> N
 
 def read_rows(file: Path, schema: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, str]]:
     """What `write_rows` wrote, and its metadata; nothing where the file is absent or of another PROBE_REVISION."""
-    metadata = _metadata(file) if file.exists() else {}
+    metadata = read_metadata(file) if file.exists() else {}
     if metadata.get("probe_revision") != str(PROBE_REVISION):
         return pl.DataFrame(schema=schema), {}
     return _typed(read_parquet(file), schema), metadata
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    schema, _ = read_footer(file)
-    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
 
 
 def _typed(table: pa.Table, schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from geometries import PUBLISHED, build, thin
+from ports import free_port
 
 from snac_pipeline.codec import SNAC, weights_digest
 from snac_pipeline.errors import PipelineError
@@ -303,9 +304,7 @@ def test_what_the_hub_refuses_is_one_sentence(hub, source, revision, message, tm
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(hub, tmp_path, monkeypatch):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(PipelineError, match="cannot be reached") as error:
         SNAC.from_pretrained("owner/name", cache_dir=tmp_path / "hub")

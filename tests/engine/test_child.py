@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made_attempts import is_alive
 from waiting import wait_for
 
 from snac_pipeline.engine import ChildFailed, run_child
@@ -34,13 +35,6 @@ def run(argv: list[str], events: list | None = None, texts: list | None = None, 
         on_text=[].append if texts is None else texts.append,
         **options,
     )
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def pids_in(folder: Path) -> list[int]:

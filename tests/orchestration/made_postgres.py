@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 from snac_pipeline.engine.child import die_with_parent
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,7 +47,7 @@ def postgres_server(options: Sequence[str] = ()) -> Iterator[dict[str, str]]:
         account = _account(folder)
         _run("initdb", folder, f"--username={user}", f"--pwfile={folder / 'password'}", "--auth=scram-sha-256",
              "--encoding=UTF8", "--locale=C", **account)  # fmt: skip
-        port = _free_port()
+        port = free_port()
         settings = ["listen_addresses=127.0.0.1", f"port={port}", "unix_socket_directories=", *options]
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(
@@ -98,12 +100,6 @@ def _run(binary: str, folder: Path, *arguments: str, **account: Any) -> None:
         [binaries() / binary, "-D", folder / "data", *arguments], capture_output=True, text=True, **account
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _wait(server: subprocess.Popen, log: Path, port: int) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 from made_project import DAGSTER, Project
+from ports import free_port
 from waiting import wait_for
 
 from snac_pipeline.engine.child import MARK
@@ -85,9 +85,7 @@ def serving(project: Project, **environment: str) -> Iterator[Server]:
 @contextlib.contextmanager
 def served(folder: Path, **environment: str) -> Iterator[tuple[str, int]]:
     """The UI's address and process, for the project in `folder`, whose Dagster home is .dagster; its log is there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home, address = folder / ".dagster", f"http://127.0.0.1:{port}"
     command = [str(DAGSTER), "dev", "-m", "snac_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port)]
     mark = uuid.uuid4().hex  # DAGSTER_HOME would not do: `make` exports that of the repository to the tests themselves

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +19,12 @@ import polars as pl
 import torch
 import waiting
 import yaml
+from ports import free_port
 
 from snac_pipeline.codec import SNAC
 from snac_pipeline.codes.fingerprint import encoder_fingerprint
+from snac_pipeline.codes.parts import codes_folder
+from snac_pipeline.codes.view import build_view
 from snac_pipeline.corpus import read_utterances
 from snac_pipeline.errors import PipelineError, ProcessLost
 from snac_pipeline.settings import load_settings
@@ -73,6 +75,11 @@ class Home:
         start = self.start()
         codes = None if recipe.trains_codes else encoder_fingerprint(start)
         return Inputs(**{"utterances": self.utterances, "start": start, "codes_fingerprint": codes, **changes})
+
+    def view(self, recipe: Recipe) -> Path:
+        """The view of the codes of all utterances, of the codec that a recipe starts from."""
+        codes = codes_folder(self.work, self.inputs(recipe).codes_fingerprint)
+        return build_view(self.work, codes, self.utterances["digest"].to_list(), self.start().spec)
 
     def copy(self, folder: Path) -> "Home":
         """The same data with runs of its own."""
@@ -187,11 +194,11 @@ def start_training(home: Home, content: dict[str, Any], **behaviour: Any):
     return child
 
 
-def free_port() -> str:
-    """Of this machine, a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+def places_of(world: int) -> list[dict[str, str]]:
+    """What torchrun tells each of its processes, of one machine, by its environment."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def start_together(home: Home, content: dict[str, Any], world: int = 2, lost_at: int | None = None) -> list:
@@ -199,11 +206,10 @@ def start_together(home: Home, content: dict[str, Any], world: int = 2, lost_at:
 
     lost_at: the last of them kills itself in this step.
     """
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    places = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     dies = [None] * (world - 1) + [("torch.nn.utils", "clip_grad_norm_", lost_at) if lost_at else None]
-    return [start_training(home, content, place=place, dies_in=d) for place, d in zip(places, dies, strict=True)]
+    return [
+        start_training(home, content, place=place, dies_in=d) for place, d in zip(places_of(world), dies, strict=True)
+    ]
 
 
 def _train(home: Home, content: dict[str, Any], child: Child) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from made_training import PHASE10, recipe_of, start_together, steps_saved, wait_for
+from ports import free_port
 
 from snac_pipeline.settings import load_settings
 from snac_pipeline.steps.training import train
@@ -89,9 +89,7 @@ def started(home, machines: list[Machine]) -> Iterator[list[subprocess.Popen]]:
 
     Nothing is left of it however a test ends: torchrun's processes die with it.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     both = [
         subprocess.Popen(
             [*machine.prefix, TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",

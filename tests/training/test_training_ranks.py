@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_training import LOST, PHASE10, SCRATCH, free_port, processes, recipe_of, start_together, steps_saved
+from made_training import LOST, PHASE10, SCRATCH, places_of, processes, recipe_of, start_together, steps_saved
 from torch import nn
 
 from snac_pipeline.codec import SNAC
@@ -122,12 +122,11 @@ class Parts(nn.Module):
         return self.layers(self.odd(x) if number % 2 else x).square().sum()
 
 
-def one_of_three(rank: int, port: str, place: Path) -> None:
+def one_of_three(rank: int, place: dict[str, str], folder: Path) -> None:
     """Process 0 has item 0, process 1 the items 1 and 2, process 2 none."""
     torch.manual_seed(1)
     model = Parts()
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "3", "MASTER_PORT": port}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "3"}
+    os.environ |= place
     ranks_module.PIECE_BYTES = 80
     with joined(["cpu"] * 3) as (ranks, _):
         added = GradientSum(model.parameters(), ranks)
@@ -145,12 +144,12 @@ def one_of_three(rank: int, port: str, place: Path) -> None:
         assert ranks.gather(rank) == [0, 1, 2]  # whatever else they do together comes in its order
         total = added.finish(total)
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        torch.save({"gradients": gradients, "loss": total, "under_way": under_way}, place / f"{rank}.pt")
+        torch.save({"gradients": gradients, "loss": total, "under_way": under_way}, folder / f"{rank}.pt")
 
 
 def test_gradients_are_added_up_in_pieces_while_the_backward_pass_goes_on(tmp_path):
-    port = free_port()
-    children = [processes.Process(target=one_of_three, args=(rank, port, tmp_path)) for rank in range(3)]
+    places = enumerate(places_of(3))
+    children = [processes.Process(target=one_of_three, args=(rank, place, tmp_path)) for rank, place in places]
     for child in children:
         child.start()
     for child in children:

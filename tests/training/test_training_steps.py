@@ -23,14 +23,12 @@ from snac_pipeline.training.state import Training
 @pytest.fixture(scope="module")
 def slices(shared):
     """Real speech as it is read for training, and five slices of it."""
-    from snac_pipeline.codes.parts import codes_folder
-    from snac_pipeline.codes.view import CodesView, build_view
+    from snac_pipeline.codes.view import CodesView
     from snac_pipeline.training.data import SpeechSlices
 
     rows, start = shared.utterances, shared.start()
     digests = rows["digest"].to_list()
-    codes = codes_folder(shared.work, shared.inputs(recipe_of(PHASE10)).codes_fingerprint)
-    view = build_view(shared.work, codes, digests, start.spec)
+    view = shared.view(recipe_of(PHASE10))
     dataset = SpeechSlices(rows["file"].to_list(), digests, start.spec, (NATIVE, DOUBLE), view)
     frames = CodesView(view).frames
     return Speech(dataset, frames, digests), [Slice(row, 0, 8, 8, 0, 8, 8) for row in range(5)]

@@ -26,13 +26,11 @@ META = torch.device("meta")
 
 @pytest.fixture(scope="module")
 def speech(shared):
-    from snac_pipeline.codes.parts import codes_folder
-    from snac_pipeline.codes.view import CodesView, build_view
+    from snac_pipeline.codes.view import CodesView
 
     rows, start = shared.utterances, shared.start()
     digests = rows["digest"].to_list()
-    codes = codes_folder(shared.work, shared.inputs(recipe_of(PHASE10)).codes_fingerprint)
-    view = build_view(shared.work, codes, digests, start.spec)
+    view = shared.view(recipe_of(PHASE10))
     files, frames = rows["file"].to_list(), CodesView(view).frames
     with_codes = data.SpeechSlices(files, digests, start.spec, (NATIVE, DOUBLE), view)
     with_audio = data.SpeechSlices(files, digests, start.spec, (NATIVE,), None)
